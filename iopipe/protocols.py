@@ -1,0 +1,272 @@
+"""What the rooms of the house agree on: Store, Source, Samples, Batch, Events.
+
+Stands before everything in the flow and imports nothing of ours.  Invariant: data in
+flight is columnar, and whoever holds a value of these types may read it without asking
+where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from iopipe.errors import DataError
+
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+ErrorPolicy: TypeAlias = Literal["raise", "skip", "quarantine"]
+
+
+# ---- storage -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """`length` bytes of `path` from `offset` on; units are bytes, end exclusive."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """Fill `buffer` with the bytes of `path` from `offset` on; the caller owns `buffer`."""
+
+    path: str
+    offset: int
+    buffer: memoryview
+    """Writable, contiguous, format 'B'; its length is the number of bytes asked for."""
+
+
+class Reads(Protocol):
+    """Requests under way."""
+
+    def wait(self) -> list[int]:
+        """Block until all are done; the bytes read, one number a request, in its order.
+
+        A number below the length asked for means that the file ended there.  The first
+        failed request's `StorageError` is raised after the others have ended, so that no
+        buffer is still written to.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Reads byte ranges of named objects into buffers of the caller.
+
+    Thread-safe.  Keeps no hidden cache: what it returns is what the storage holds at the
+    time of the call.
+    """
+
+    def size(self, path: str) -> int:
+        """Bytes in `path`; `NotFoundError` where there is none."""
+        ...
+
+    def version(self, path: str) -> str:
+        """An opaque word that changes when the content of `path` does (size and mtime, an
+        ETag); `NotFoundError` where there is none."""
+        ...
+
+    def glob(self, pattern: str) -> list[str]:
+        """The paths that match a shell pattern, sorted; empty where none does."""
+        ...
+
+    def local_path(self, path: str) -> str | None:
+        """Where the operating system finds `path` as a file (to map it, to put an index
+        beside it); None where it is no local file."""
+        ...
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; the bytes read, fewer only where the file ends."""
+        ...
+
+    def submit(self, requests: Sequence[ReadRequest]) -> Reads:
+        """Start many reads; completion order is free."""
+        ...
+
+    def describe(self) -> str:
+        """The path that is really active, in a few words ('posix: pread, 8 threads')."""
+        ...
+
+    def close(self) -> None:
+        """Give back descriptors and threads; idempotent."""
+        ...
+
+
+# ---- samples -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different length in one buffer, laid out as Arrow's LargeListView.
+
+    Row i is `values[offsets[i] : offsets[i] + lengths[i]]`: a view, never a copy.  Rows
+    may lie in any order, with gaps, so that several columns can share the one buffer that
+    a read filled.  Source: Arrow columnar format, ListView layout.
+    """
+
+    values: npt.NDArray[Any]
+    """One-dimensional, any dtype."""
+    offsets: Int64Array
+    lengths: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, row: int) -> memoryview:
+        start = int(self.offsets[row])
+        return memoryview(self.values[start : start + int(self.lengths[row])])
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self[row] for row in range(len(self)))
+
+
+Column: TypeAlias = npt.NDArray[Any] | Ragged | list[Any]
+"""An array whose first dimension is the row, a ragged column, or a list with one Python
+object a row (views into mapped shards, text, parsed JSON)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Samples:
+    """A few samples, column by column; the unit that moves along the edges."""
+
+    ids: Int64Array
+    """[n]: positions in the source; with seed and epoch they key every random draw."""
+    keys: list[str]
+    """[n]: the names that the dataset gives its samples."""
+    columns: dict[str, Column]
+    """Each with n rows."""
+    seed: int = 0
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One sample as a user sees it: `__key__` and one field a column, bytes copied."""
+        fields = {name: _field(column, index) for name, column in self.columns.items()}
+        return {"__key__": self.keys[index], **fields}
+
+    def take(self, rows: Sequence[int]) -> Samples:
+        """These rows only, in this order; columns of bytes stay views."""
+        return Samples(
+            ids=self.ids[list(rows)],
+            keys=[self.keys[row] for row in rows],
+            columns={name: _take(column, rows) for name, column in self.columns.items()},
+            seed=self.seed,
+            epoch=self.epoch,
+        )
+
+
+def _field(column: Column, row: int) -> Any:
+    value = column[row]
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
+def _take(column: Column, rows: Sequence[int]) -> Column:
+    index = list(rows)
+    if isinstance(column, Ragged):
+        return Ragged(column.values, column.offsets[index], column.lengths[index])
+    if isinstance(column, list):
+        return [column[row] for row in index]
+    return column[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a sample lives, for messages and reports."""
+
+    shard: str
+    offset: int
+    key: str
+
+
+class Source(Protocol):
+    """A sharded dataset with random access.  Knows its shards, not its storage.
+
+    Immutable and thread-safe once opened.
+    """
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The paths or URLs of the shards, in order."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the fields that every sample has."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what the ids mean: shard names, sample counts, keys."""
+        ...
+
+    @property
+    def faults(self) -> Sequence[DataError]:
+        """Samples left out when the source was opened with a policy other than raise."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def locate(self, sample_id: int) -> Location: ...
+
+    def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
+        """The byte ranges that `samples` would read for these ids, in their order."""
+        ...
+
+    def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
+        """Read these samples; a `DataError` names `row`, shard, offset and key."""
+        ...
+
+
+# ---- batches -------------------------------------------------------------------------
+
+Event: TypeAlias = Any
+"""A point on a stream's time line; opaque outside the `Events` that made it."""
+
+
+class Events(Protocol):
+    """The clock of the stream that the training step runs on.
+
+    Nothing here waits for the device: `record` and `wait` enqueue, `done` asks.
+    """
+
+    @property
+    def stream(self) -> str:
+        """What the clock belongs to: 'cuda:0', or 'host thread' where compute is there."""
+        ...
+
+    def record(self) -> Event:
+        """An event at this point of the current stream of the calling thread."""
+        ...
+
+    def wait(self, event: Event) -> None:
+        """Hold back what the calling thread enqueues from here on until `event`."""
+        ...
+
+    def done(self, event: Event) -> bool: ...
+
+    def elapsed_ns(self, start: Event, end: Event) -> int:
+        """Nanoseconds from `start` to `end`; both must be done."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What a run hands over: `columns` goes to the user, the rest is for the engine."""
+
+    columns: dict[str, Any]
+    """Tensors [b, ...], lists [b] of what is no number, and `__key__`, a list of str."""
+    num_samples: int
+    payload: Any = None
+    """The flat buffer that holds all tensors of `columns`, while they still lie there."""
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    """Where in `payload` each tensor lies."""
+    ready: Event | None = None
+    """Set by a transfer: the tensors may be read after this event."""
