@@ -120,7 +120,7 @@ class Ragged:
 
     def __getitem__(self, row: int) -> memoryview:
         start = int(self.offsets[row])
-        return memoryview(self.values[start : start + int(self.lengths[row])])
+        return self.values[start : start + int(self.lengths[row])].data
 
     def __iter__(self) -> Iterator[memoryview]:
         return (self[row] for row in range(len(self)))
