@@ -4,4 +4,80 @@ Public names are resolved when first used (PEP 562): `import iopipe` imports nei
 nor pyarrow, reads no environment and starts nothing.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from iopipe.errors import DataError as DataError
+    from iopipe.errors import ErrorBudgetExceeded as ErrorBudgetExceeded
+    from iopipe.errors import IopipeError as IopipeError
+    from iopipe.errors import MissingDependency as MissingDependency
+    from iopipe.errors import NotFoundError as NotFoundError
+    from iopipe.errors import PipelineError as PipelineError
+    from iopipe.errors import StateError as StateError
+    from iopipe.errors import StorageError as StorageError
+    from iopipe.loaders.read import read as read
+    from iopipe.meter.meter import Meter as Meter
+    from iopipe.meter.report import Report as Report
+    from iopipe.pipeline import Pipeline as Pipeline
+    from iopipe.protocols import Samples as Samples
+    from iopipe.protocols import Source as Source
+    from iopipe.protocols import Store as Store
+    from iopipe.readers import ArrowSource as ArrowSource
+    from iopipe.readers import WebDatasetSource as WebDatasetSource
+    from iopipe.readers import WebDatasetWriter as WebDatasetWriter
+    from iopipe.readers import open_source as open_source
+    from iopipe.readers import write_arrow as write_arrow
+    from iopipe.report.html import write_html as write_html
+    from iopipe.run import Run as Run
+    from iopipe.stages import ImageOptions as ImageOptions
+    from iopipe.storage import MemoryStore as MemoryStore
+    from iopipe.storage import PosixStore as PosixStore
+    from iopipe.storage import open_store as open_store
+
+_HOMES = {
+    "ArrowSource": "iopipe.readers",
+    "DataError": "iopipe.errors",
+    "ErrorBudgetExceeded": "iopipe.errors",
+    "ImageOptions": "iopipe.stages",
+    "IopipeError": "iopipe.errors",
+    "MemoryStore": "iopipe.storage",
+    "Meter": "iopipe.meter.meter",
+    "MissingDependency": "iopipe.errors",
+    "NotFoundError": "iopipe.errors",
+    "Pipeline": "iopipe.pipeline",
+    "PipelineError": "iopipe.errors",
+    "PosixStore": "iopipe.storage",
+    "Report": "iopipe.meter.report",
+    "Run": "iopipe.run",
+    "Samples": "iopipe.protocols",
+    "Source": "iopipe.protocols",
+    "StateError": "iopipe.errors",
+    "StorageError": "iopipe.errors",
+    "Store": "iopipe.protocols",
+    "WebDatasetSource": "iopipe.readers",
+    "WebDatasetWriter": "iopipe.readers",
+    "open_source": "iopipe.readers",
+    "open_store": "iopipe.storage",
+    "read": "iopipe.loaders.read",
+    "write_arrow": "iopipe.readers",
+    "write_html": "iopipe.report.html",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iopipe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

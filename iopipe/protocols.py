@@ -7,7 +7,7 @@ where it came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,6 +19,9 @@ from iopipe.errors import DataError
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "quarantine"]
+Cause: TypeAlias = Literal["storage", "decode", "transform", "collate", "queue", "h2d", "loader"]
+"""What a starved step waited for.  'queue': the batch was ready or parked between stages;
+'loader': a foreign loader that iopipe cannot look into."""
 
 
 # ---- storage -------------------------------------------------------------------------
@@ -252,9 +255,18 @@ class Events(Protocol):
 
     def done(self, event: Event) -> bool: ...
 
+    def synchronize(self, event: Event) -> None:
+        """Block the calling thread until `event`; for the threads of a pipeline, never for
+        the one that trains."""
+        ...
+
     def elapsed_ns(self, start: Event, end: Event) -> int:
         """Nanoseconds from `start` to `end`; both must be done."""
         ...
+
+
+def _nothing() -> None:
+    """What a host slot has to learn at hand-off."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -270,3 +282,6 @@ class Batch:
     """Where in `payload` each tensor lies."""
     ready: Event | None = None
     """Set by a transfer: the tensors may be read after this event."""
+    handed_over: Callable[[], None] = _nothing
+    """Called in the consumer's thread at hand-off: a device slot learns here which stream
+    will use it."""

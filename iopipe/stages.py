@@ -6,13 +6,11 @@ spec holds no thread, no buffer and no open file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-Cause: TypeAlias = Literal["storage", "decode", "transform", "collate", "queue", "h2d", "loader"]
-"""What a starved step waited for.  'queue': the batch was ready or parked between stages;
-'loader': a foreign loader that iopipe cannot look into."""
+from iopipe.protocols import Batch, Cause, Events, Samples, Source, Store
 
 Takes: TypeAlias = Literal["samples", "batch"]
 """What a stage's function gets: a `Samples` chunk, or the columns of a whole batch."""
@@ -64,3 +62,42 @@ class ImageOptions:
     """Width over height of a random crop before the resize."""
     max_pixels: int = 178_956_970
     """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
+
+
+class Delivery(Protocol):
+    """Makes batches out of chunks and brings them where the training step runs.
+
+    Owns the slots of one run; the engine calls `collate` and `transfer` from one thread
+    each.
+    """
+
+    @property
+    def events(self) -> Events: ...
+
+    def collate(self, chunks: Sequence[Samples]) -> Batch:
+        """One batch out of its chunks, each tensor written once, into a host slot."""
+        ...
+
+    def repack(self, batch: Batch, columns: Mapping[str, Any]) -> Batch:
+        """The batch with the columns that a user's function gave back."""
+        ...
+
+    def transfer(self, batch: Batch) -> Batch:
+        """The batch on the device; `ready` is set where the copy may still be under way."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the free slots; those lent out follow when their batches die."""
+        ...
+
+
+class Toolkit(Protocol):
+    """What the pipeline needs of the rooms that it may not import: readers and loaders."""
+
+    def open_store(self, source: Source) -> Store:
+        """A store of its own for one run over `source`; the run closes it."""
+        ...
+
+    def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...
+
+    def delivery(self, device: str) -> Delivery: ...

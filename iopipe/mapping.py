@@ -1,0 +1,61 @@
+"""A user's function on single samples, made to fit the columnar flow.
+
+Stands between chunks and the dicts that users write functions for.  Invariant: row i of
+what comes out was made from the sample whose id and key it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from iopipe.errors import DataError
+from iopipe.protocols import Samples
+
+
+def map_rows(
+    function: Callable[[dict[str, Any]], dict[str, Any] | None],
+) -> Callable[[Samples], Samples]:
+    """A stage function that applies `function` to each sample and drops those it answers
+    with None."""
+
+    def mapped(samples: Samples) -> Samples:
+        results = [_call(function, samples, row) for row in range(len(samples))]
+        kept = [row for row, result in enumerate(results) if result is not None]
+        return _gathered(samples, kept, [results[row] for row in kept])
+
+    return mapped
+
+
+def _call(
+    function: Callable[[dict[str, Any]], dict[str, Any] | None], samples: Samples, row: int
+) -> dict[str, Any] | None:
+    try:
+        return function(samples.row(row))
+    except DataError as error:
+        error.row = row
+        raise
+    except Exception as error:
+        error.add_note(f"at sample {samples.ids[row]} with key {samples.keys[row]!r}")
+        raise
+
+
+def _gathered(samples: Samples, kept: list[int], results: list[Any]) -> Samples:
+    names = [name for name in results[0] if name != "__key__"] if results else []
+    for row, result in zip(kept, results, strict=True):
+        if {*result} - {"__key__"} != {*names}:
+            raise DataError(
+                f"the mapped sample has fields {sorted(result)}, others have {sorted(names)}; "
+                "return the same fields for every sample",
+                row=row,
+            )
+    return Samples(
+        ids=samples.ids[kept],
+        keys=[
+            result.get("__key__", samples.keys[row])
+            for row, result in zip(kept, results, strict=True)
+        ],
+        columns={name: [result[name] for result in results] for name in names},
+        seed=samples.seed,
+        epoch=samples.epoch,
+    )

@@ -1,0 +1,242 @@
+"""The builder: what the user types, as an immutable value.
+
+Stands at the head of the flow.  Invariant: every method returns a new pipeline or raises
+`PipelineError` with the fix; nothing is opened, read or started before `run`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from iopipe.errors import PipelineError
+from iopipe.mapping import map_rows
+from iopipe.order import Order
+from iopipe.plan import Cursor, Plan
+from iopipe.protocols import Batch, ErrorPolicy, Samples, Source, Store
+from iopipe.run import Run, RunSpec
+from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
+
+_CHUNK_BYTES = 1 << 20
+"""Chunks of about 1 MiB: long enough (about 10 ms of decoding) that the edges cost nothing,
+short enough that the first batch is decoded by all threads."""
+_READ_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """Source, order, stages and device; build it with `iopipe.read(...)` and the methods."""
+
+    source: Source
+    toolkit: Toolkit
+    order: Order
+    store: Store | None = None
+    """None: every run opens a store of its own and closes it."""
+    stages: tuple[Stage, ...] = ()
+    batch_size: int | None = None
+    drop_last: bool = False
+    device: str | None = None
+    prefetch: int = 2
+    on_error: ErrorPolicy = "raise"
+    max_errors: int = 100
+
+    def shuffle(self, seed: int = 0, *, mode: Literal["full", "none"] = "full") -> Pipeline:
+        """A new order every epoch, drawn from all samples ('full') or as stored ('none')."""
+        if self.order.shuffle != "none":
+            raise PipelineError("shuffle was called before; call it once")
+        return replace(self, order=replace(self.order, seed=seed, shuffle=mode))
+
+    def split(self, rank: int, world: int, *, tail: Literal["drop", "wrap"] = "drop") -> Pipeline:
+        """This rank's share of every epoch; all ranks get the same number of samples."""
+        return replace(self, order=replace(self.order, rank=rank, world=world, tail=tail))
+
+    def map(
+        self,
+        function: Callable[[dict[str, Any]], dict[str, Any] | None],
+        *,
+        name: str | None = None,
+        concurrency: int = 1,
+        buffer: int = 2,
+    ) -> Pipeline:
+        """Apply `function` to every sample, or after `batch` to the columns of every batch.
+
+        It gets and returns a dict; None for a sample leaves that sample out.  It runs in
+        `concurrency` threads, so it pays where the function lets go of the interpreter
+        lock.  Raise `iopipe.DataError` for a damaged sample: the error policy applies.
+        """
+        self._refuse_after_device("map")
+        batched = self.batch_size is not None
+        return self._with(
+            Stage(
+                name=name or str(getattr(function, "__name__", "map")),
+                function=function if batched else map_rows(function),
+                takes="batch" if batched else "samples",
+                cause="transform",
+                concurrency=concurrency,
+                buffer=buffer,
+            )
+        )
+
+    def decode(
+        self,
+        images: ImageOptions | None = None,
+        *,
+        size: int | tuple[int, int] | None = None,
+        crop: Crop = "none",
+        flip: bool = False,
+        fidelity: Fidelity = "exact",
+        concurrency: int | None = None,
+    ) -> Pipeline:
+        """Turn the raw bytes of each field into what its extension says.
+
+        Images become uint8 RGB, height x width x 3, all of `size` where it is given; cls
+        becomes an integer, txt a str, json its object, npy an array.  `images` gives all
+        options at once, instead of the keywords.  `concurrency` is the number of threads,
+        by default one for each usable CPU.
+        """
+        if self.batch_size is not None:
+            raise PipelineError("decode works on samples; call it before batch(...)")
+        options = images or ImageOptions(
+            size=(size, size) if isinstance(size, int) else size,
+            crop=crop,
+            flip=flip,
+            fidelity=fidelity,
+        )
+        return self._with(
+            Stage(
+                name="decode",
+                function=self.toolkit.decoder(options),
+                takes="samples",
+                cause="decode",
+                concurrency=concurrency or len(os.sched_getaffinity(0)),
+            )
+        )
+
+    def batch(self, batch_size: int, *, drop_last: bool = False) -> Pipeline:
+        """Collate `batch_size` samples into tensors whose first dimension is the sample."""
+        if batch_size < 1:
+            raise PipelineError(f"batch size is {batch_size}; it must be at least 1")
+        if self.batch_size is not None:
+            raise PipelineError("batch was called before; call it once")
+        return replace(self, batch_size=batch_size, drop_last=drop_last)
+
+    def to(self, device: str, *, prefetch: int = 2) -> Pipeline:
+        """Deliver batches on `device` ('cpu', 'cuda', 'cuda:1'), `prefetch` of them ahead."""
+        if self.batch_size is None:
+            raise PipelineError("only batches move to a device; call batch(n) before to(...)")
+        self._refuse_after_device("to")
+        if prefetch < 1:
+            raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
+        return replace(self, device=device, prefetch=prefetch)
+
+    def run(self, *, epoch: int = 0, num_epochs: int | None = 1) -> Run:
+        """Start at `epoch` and go on for `num_epochs`, without end where that is None."""
+        end_epoch = None if num_epochs is None else epoch + num_epochs
+        store = self.store
+        spec = RunSpec(
+            source=self.source,
+            plan=self._plan(end_epoch),
+            stages=self._bound_stages,
+            open_store=(lambda: store) if store else (lambda: self.toolkit.open_store(self.source)),
+            owns_store=store is None,
+            delivery=self._delivery if self.batch_size is not None else None,
+            policy=self.on_error,
+            max_errors=self.max_errors,
+        )
+        return Run(spec, cursor=Cursor(epoch=epoch))
+
+    def describe(self) -> str:
+        """What a run will do, a line a stage."""
+        order = self.order
+        lines = [
+            f"source: {len(self.source)} samples in {len(self.source.shards)} shards, "
+            f"fields {', '.join(self.source.columns)}",
+            f"order: shuffle {order.shuffle}, seed {order.seed}, rank {order.rank} of "
+            f"{order.world}",
+            f"read: chunks of {self._chunk_samples()} samples ({_READ_THREADS} threads)",
+            *(str(stage) for stage in self.stages),
+        ]
+        if self.batch_size is not None:
+            tail = ", last one dropped if short" if self.drop_last else ""
+            lines += [f"batch: {self.batch_size} samples{tail}"]
+            lines += [f"deliver: on {self.device or 'cpu'}, {self.prefetch} batches ahead"]
+        return "\n".join(lines)
+
+    # ---- how it is put together ------------------------------------------------------
+
+    def _with(self, stage: Stage) -> Pipeline:
+        if stage.concurrency < 1 or stage.buffer < 1:
+            raise PipelineError(
+                f"stage {stage.name!r} has concurrency {stage.concurrency} and buffer "
+                f"{stage.buffer}; both must be at least 1"
+            )
+        return replace(self, stages=(*self.stages, stage))
+
+    def _refuse_after_device(self, method: str) -> None:
+        if self.device is not None:
+            raise PipelineError(
+                f"{method} cannot follow to(...); call it before, or do it in the step"
+            )
+
+    def _plan(self, end_epoch: int | None) -> Plan:
+        return Plan(
+            order=self.order,
+            batch_size=self.batch_size,
+            drop_last=self.drop_last,
+            chunk_samples=self._chunk_samples(),
+            end_epoch=end_epoch,
+        )
+
+    def _chunk_samples(self) -> int:
+        """Samples in about `_CHUNK_BYTES`, judged by 64 samples spread over the source."""
+        num_samples = len(self.source)
+        if not num_samples:
+            return 1
+        probe = list(range(0, num_samples, max(1, num_samples // 64)))
+        num_bytes = sum(part.length for part in self.source.ranges(probe)) / len(probe)
+        wanted = max(1, round(_CHUNK_BYTES / max(num_bytes, 1)))
+        return min(wanted, self.batch_size or 256)
+
+    def _delivery(self) -> Delivery:
+        return self.toolkit.delivery(self.device or "cpu")
+
+    def _bound_stages(self, store: Store, delivery: Delivery | None) -> tuple[Stage, ...]:
+        source = self.source
+
+        def read(wanted: Samples) -> Samples:
+            samples = source.samples(wanted.ids, store)
+            samples.seed, samples.epoch = wanted.seed, wanted.epoch
+            return samples
+
+        first = Stage(
+            name="read",
+            function=read,
+            takes="samples",
+            cause="storage",
+            concurrency=_READ_THREADS,
+            buffer=4,
+        )
+        if delivery is None:
+            return (first, *self.stages)
+        stages = tuple(
+            replace(stage, function=_on_columns(stage.function, delivery))
+            if stage.takes == "batch"
+            else stage
+            for stage in self.stages
+        )
+        last = Stage(
+            name="transfer",
+            function=delivery.transfer,
+            takes="batch",
+            cause="h2d",
+            buffer=self.prefetch,
+        )
+        return (first, *stages, last)
+
+
+def _on_columns(
+    function: Callable[[dict[str, Any]], dict[str, Any]], delivery: Delivery
+) -> Callable[[Batch], Batch]:
+    return lambda batch: delivery.repack(batch, function(batch.columns))

@@ -1,0 +1,149 @@
+"""Samples of several chunks become one batch, each tensor written once.
+
+Stands between decode and transfer.  Invariant: all tensors of a batch lie in one flat
+payload, aligned, so that one copy moves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from iopipe.errors import DataError, PipelineError
+from iopipe.protocols import Column, Ragged, Samples
+
+ALIGNMENT_BYTES = 256
+"""What CUDA's own allocator aligns to; wide loads and copies want no less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one tensor lies in a payload."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What a batch is made of before it has memory: pieces of arrays, and lists."""
+
+    pieces: Mapping[str, Sequence[npt.NDArray[Any]]]
+    """By column; the pieces follow each other along the first dimension."""
+    lists: Mapping[str, list[Any]]
+    layout: Mapping[str, Place]
+    num_bytes: int
+
+    def write(self, payload: npt.NDArray[np.uint8]) -> None:
+        """Copy every piece to its place; the only copy between decode and device."""
+        for name, place in self.layout.items():
+            target = _view(payload, place)
+            row = 0
+            for piece in self.pieces[name]:
+                target[row : row + len(piece)] = piece
+                row += len(piece)
+
+
+def pack(chunks: Sequence[Samples]) -> Packed:
+    """Sort the columns of a batch into arrays and lists and lay the arrays out."""
+    filled = [chunk for chunk in chunks if len(chunk)]
+    if not filled:
+        raise DataError("every sample of a batch was left out; the dataset is damaged there")
+    columns = {name: [_arrays(chunk, name) for chunk in filled] for name in filled[0].columns}
+    keys = [key for chunk in filled for key in chunk.keys]
+    return _laid_out({"__key__": [keys], **columns})
+
+
+def pack_columns(columns: Mapping[str, Any]) -> Packed:
+    """The same for a batch that a user's function made: tensors, arrays and lists."""
+    return _laid_out({name: [_as_array(value)] for name, value in columns.items()})
+
+
+def views(payload: torch.Tensor, layout: Mapping[str, Place]) -> dict[str, torch.Tensor]:
+    """The tensors of a batch, all sharing the storage of `payload`."""
+    return {
+        name: payload[place.offset : place.offset + place.num_bytes]
+        .view(_torch_dtype(place.dtype))
+        .view(place.shape)
+        for name, place in layout.items()
+    }
+
+
+def _laid_out(columns: Mapping[str, Sequence[Any]]) -> Packed:
+    pieces: dict[str, Sequence[npt.NDArray[Any]]] = {}
+    lists: dict[str, list[Any]] = {}
+    layout: dict[str, Place] = {}
+    end = 0
+    for name, parts in columns.items():
+        if not all(isinstance(part, np.ndarray) for part in parts):
+            lists[name] = [item for part in parts for item in part]
+            continue
+        pieces[name] = parts
+        place = Place(-(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES, *_common(name, parts))
+        layout[name] = place
+        end = place.offset + place.num_bytes
+    return Packed(pieces, lists, layout, end)
+
+
+def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    kinds = {(part.shape[1:], part.dtype) for part in parts}
+    if len(kinds) > 1:
+        raise PipelineError(_uneven(name, [shape for shape, _ in kinds]))
+    ((shape, dtype),) = kinds
+    return (sum(len(part) for part in parts), *shape), dtype
+
+
+def _arrays(samples: Samples, name: str) -> npt.NDArray[Any] | list[Any]:
+    if name not in samples.columns:
+        raise PipelineError(f"column {name!r} is missing in some samples of a batch")
+    column: Column = samples.columns[name]
+    if isinstance(column, np.ndarray):
+        return column
+    if isinstance(column, Ragged):
+        return [bytes(row) for row in column]
+    return _stacked(name, column)
+
+
+def _stacked(name: str, rows: list[Any]) -> npt.NDArray[Any] | list[Any]:
+    """Rows of numbers or of equal arrays as one array; anything else stays a list."""
+    rows = [row.numpy() if isinstance(row, torch.Tensor) else row for row in rows]
+    if all(isinstance(row, np.ndarray | np.generic) for row in rows):
+        shapes = {row.shape for row in rows}
+        if len(shapes) > 1:
+            raise PipelineError(_uneven(name, sorted(shapes)))
+        return np.stack(rows)
+    if all(isinstance(row, int | float) for row in rows):
+        return np.asarray(rows)
+    return [bytes(row) if isinstance(row, memoryview) else row for row in rows]
+
+
+def _as_array(value: Any) -> npt.NDArray[Any] | list[Any]:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().contiguous().numpy()
+    return value if isinstance(value, np.ndarray) else list(value)
+
+
+def _uneven(name: str, shapes: Sequence[tuple[int, ...]]) -> str:
+    return (
+        f"column {name!r} has rows of shapes {shapes[0]} and {shapes[1]}, which make no "
+        "tensor; give decode(size=...) or map them to one shape before batch"
+    )
+
+
+def _view(payload: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[Any]:
+    raw = payload[place.offset : place.offset + place.num_bytes]
+    return raw.view(place.dtype).reshape(place.shape)
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -1,0 +1,59 @@
+"""The way to a CUDA device: pinned memory, a copy stream, and its events.
+
+Stands under the delivery of batches.  Invariant: nothing here blocks the thread that
+trains; order between the copy stream and the training step is kept by events alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from iopipe.errors import PipelineError
+from iopipe.meter.events import CudaEvents
+from iopipe.protocols import Event, Events
+
+
+class CudaLink:
+    """One device and one copy stream; `send` is for one thread."""
+
+    def __init__(self, device: str) -> None:
+        if not torch.cuda.is_available():
+            raise PipelineError(
+                f"device {device!r} needs CUDA, which torch does not see here; use 'cpu'"
+            )
+        self._device = torch.device(device)
+        if self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        if self._device.index >= torch.cuda.device_count():
+            raise PipelineError(
+                f"device {device!r} does not exist; torch sees {torch.cuda.device_count()} of them"
+            )
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._events = CudaEvents(self._device)
+
+    @property
+    def events(self) -> Events:
+        return self._events
+
+    def allocate_host(self, num_bytes: int) -> torch.Tensor:
+        """Page-locked memory: only from there does a copy run beside the host."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def allocate_device(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+
+    def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event:
+        """Enqueue the copy on the copy stream, to run after `after`; the event of its end."""
+        with torch.cuda.stream(self._stream):
+            if after is not None:
+                self._stream.wait_event(after)
+            target.copy_(source, non_blocking=True)
+            return self._stream.record_event()
+
+    def end_of_use(self) -> Callable[[], Event]:
+        """Remember the calling thread's stream; the answer, called from any thread, gives
+        the event after all that this stream has been given so far."""
+        stream = torch.cuda.current_stream(self._device)
+        return stream.record_event

@@ -1,0 +1,134 @@
+"""Host slots, and the copy to the device: the last stages before the training step.
+
+Stands between decode and the run.  Invariant: a batch is written once into a host slot and
+copied once to the device; each slot is written again only after the event of its last use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from iopipe.loaders.collate import Packed, pack, pack_columns, views
+from iopipe.loaders.slots import Ring, Slot, lend
+from iopipe.meter.events import HostEvents
+from iopipe.protocols import Batch, Event, Events, Samples
+
+_NUM_SLOTS = 4
+"""Of each kind: one being written, one being copied or queued, two with the consumer."""
+
+
+class Link(Protocol):
+    """The way from host slots to device slots."""
+
+    @property
+    def events(self) -> Events: ...
+
+    def allocate_host(self, num_bytes: int) -> torch.Tensor: ...
+
+    def allocate_device(self, num_bytes: int) -> torch.Tensor: ...
+
+    def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event: ...
+
+    def end_of_use(self) -> Callable[[], Event]: ...
+
+
+class SlotDelivery:
+    """Makes batches in host slots and, where there is a link, sends them to device slots.
+
+    Batches are on loan: a slot comes back when the last tensor over it is gone, so a user
+    may keep batches as long as memory allows.  Without a link the host slot itself is
+    handed over.
+    """
+
+    def __init__(self, link: Link | None) -> None:
+        self._link = link
+        self._events: Events = HostEvents() if link is None else link.events
+        self._host = Ring(
+            _pageable if link is None else link.allocate_host,
+            num_slots=_NUM_SLOTS,
+            events=self._events,
+        )
+        # A device slot that is still in use is no reason to wait on the host: the copy
+        # stream waits for it.
+        self._device = (
+            None if link is None else Ring(link.allocate_device, num_slots=_NUM_SLOTS, events=None)
+        )
+
+    @property
+    def events(self) -> Events:
+        return self._events
+
+    def collate(self, chunks: Sequence[Samples]) -> Batch:
+        return self._on_host(pack(chunks))
+
+    def repack(self, batch: Batch, columns: Mapping[str, Any]) -> Batch:
+        """On the host a user's tensors are as good as ours; a copy needs them in a slot."""
+        if self._link is None:
+            return replace(batch, columns=dict(columns))
+        return self._on_host(pack_columns({"__key__": batch.columns["__key__"], **columns}))
+
+    def transfer(self, batch: Batch) -> Batch:
+        if self._link is None or self._device is None or not batch.layout:
+            return batch
+        host: _HostPayload = batch.payload
+        slot = self._device.take(host.flat.numel())
+        target = slot.buffer[: host.flat.numel()]
+        ready = self._link.send(target, host.flat, slot.event)
+        host.slot.event = ready
+        loan = _DeviceLoan(self._link, self._device, slot, ready)
+        flat = lend(slot, host.flat.numel(), loan.release)
+        return replace(
+            batch,
+            columns={**batch.columns, **views(flat, batch.layout)},
+            payload=None,
+            ready=ready,
+            handed_over=loan.handed_over,
+        )
+
+    def close(self) -> None:
+        self._host.clear()
+        if self._device is not None:
+            self._device.clear()
+
+    def _on_host(self, packed: Packed) -> Batch:
+        ring = self._host
+        slot = ring.take(max(packed.num_bytes, 1))
+        packed.write(slot.buffer.numpy())
+        flat = lend(slot, packed.num_bytes, lambda: ring.give_back(slot))
+        return Batch(
+            columns={**packed.lists, **views(flat, packed.layout)},
+            num_samples=len(packed.lists["__key__"]),
+            payload=_HostPayload(slot, flat),
+            layout=packed.layout,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _HostPayload:
+    slot: Slot
+    flat: torch.Tensor
+
+
+class _DeviceLoan:
+    """A device slot from its copy to the end of its last use on the consumer's stream."""
+
+    def __init__(self, link: Link, ring: Ring, slot: Slot, ready: Event) -> None:
+        self._link = link
+        self._ring = ring
+        self._slot = slot
+        self._end_of_use: Callable[[], Event] = lambda: ready
+
+    def handed_over(self) -> None:
+        self._end_of_use = self._link.end_of_use()
+
+    def release(self) -> None:
+        self._slot.event = self._end_of_use()
+        self._ring.give_back(self._slot)
+
+
+def _pageable(num_bytes: int) -> torch.Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8)

@@ -1,0 +1,69 @@
+"""Where the rooms meet: `iopipe.read` gives a pipeline everything it may not import.
+
+Stands above readers, decode and delivery, which the core reaches through the `Toolkit`
+protocol only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from iopipe.errors import PipelineError
+from iopipe.loaders.cuda import CudaLink
+from iopipe.loaders.decode import make_decoder
+from iopipe.loaders.delivery import SlotDelivery
+from iopipe.order import Order
+from iopipe.pipeline import Pipeline
+from iopipe.protocols import ErrorPolicy, Samples, Source, Store
+from iopipe.readers import open_source
+from iopipe.stages import Delivery, ImageOptions
+from iopipe.storage import open_store
+
+
+def read(
+    source: str | os.PathLike[str] | list[str] | tuple[str, ...] | Source,
+    *,
+    columns: Sequence[str] | None = None,
+    store: Store | None = None,
+    on_error: ErrorPolicy = "raise",
+    max_errors: int = 100,
+) -> Pipeline:
+    """A pipeline over the samples of `source`: paths as `open_source` takes them, or a
+    Source that is open already.
+
+    `columns` names the fields to read, by default all.  `on_error` says what happens to a
+    damaged sample: 'raise' ends the run; 'skip' leaves it out, and its batch is shorter;
+    'quarantine' also remembers it in the state, so that it is not tried again.  More than
+    `max_errors` of them end the run all the same.  Samples come as stored, one rank, until
+    `shuffle` and `split` say otherwise.
+    """
+    if isinstance(source, str | os.PathLike | list | tuple):
+        source = open_source(source, columns=columns, store=store, on_error=on_error)
+    elif columns is not None:
+        raise PipelineError("columns are chosen when a source is opened; pass them to open_source")
+    return Pipeline(
+        source=source,
+        toolkit=_Loaders(),
+        order=Order(num_samples=len(source), shuffle="none"),
+        store=store,
+        on_error=on_error,
+        max_errors=max_errors,
+    )
+
+
+class _Loaders:
+    """The real toolkit."""
+
+    def open_store(self, source: Source) -> Store:
+        return open_store(source.shards[0] if source.shards else "")
+
+    def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
+        return make_decoder(options)
+
+    def delivery(self, device: str) -> Delivery:
+        if device == "cpu":
+            return SlotDelivery(None)
+        if device.split(":")[0] == "cuda":
+            return SlotDelivery(CudaLink(device))
+        raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")

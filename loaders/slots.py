@@ -1,0 +1,134 @@
+"""Buffers that batches travel in, reused instead of allocated.
+
+Stands between collate and the training step.  Invariant: a slot has one owner at a time,
+and is written again only after the event that was recorded when its owner let go of it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from iopipe.protocols import Event, Events
+
+_ROUNDING_BYTES = 1 << 20
+"""Slots are this much coarser than what is asked for, so that batches of nearly one size
+share them."""
+
+
+class Slot:
+    """One flat buffer; `event` is when its last use ends, None where that is now."""
+
+    __slots__ = ("buffer", "event")
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+        self.event: Event | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.buffer.numel()
+
+
+class Ring:
+    """The slots of one kind of memory.
+
+    `take` is for one thread; `give_back` may come from any thread, also from the garbage
+    collector at any moment, so it takes no lock: a deque's append is atomic.
+    """
+
+    def __init__(
+        self,
+        allocate: Callable[[int], torch.Tensor],
+        *,
+        num_slots: int,
+        events: Events | None,
+    ) -> None:
+        self._allocate = allocate
+        self._num_slots = num_slots
+        self._events = events
+        self._free: deque[Slot] = deque()
+        self.num_allocated = 0
+
+    def take(self, num_bytes: int) -> Slot:
+        """A slot of at least `num_bytes`.
+
+        With `events`: one whose event is done, else a new one while there are fewer than
+        `num_slots`, else one whose event is waited for.  Without: any free one, and the
+        taker orders what it writes behind `slot.event`.  Where whoever keeps batches holds
+        all slots, a new one: to wait for them could be to wait for ever.
+        """
+        free = self._fitting(num_bytes)
+        slot = next((slot for slot in free if self._is_ready(slot)), None)
+        if slot is None and free and self._events and self.num_allocated >= self._num_slots:
+            slot = free[0]
+            self._events.synchronize(slot.event)
+        if slot is None:
+            return self._new(num_bytes)
+        self._free.remove(slot)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Let go of `slot`; it is written again only after `slot.event`."""
+        self._free.append(slot)
+
+    def _fitting(self, num_bytes: int) -> list[Slot]:
+        free = list(self._free)
+        for slot in free:
+            if slot.num_bytes < num_bytes:
+                self._free.remove(slot)
+                self.num_allocated -= 1
+        return [slot for slot in free if slot.num_bytes >= num_bytes]
+
+    def _is_ready(self, slot: Slot) -> bool:
+        return self._events is None or slot.event is None or self._events.done(slot.event)
+
+    def clear(self) -> None:
+        """Free what is free; lent slots die with the batches that hold them."""
+        self._free.clear()
+
+    def _new(self, num_bytes: int) -> Slot:
+        self.num_allocated += 1
+        return Slot(self._allocate(-(-num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES))
+
+
+class _Lease:
+    """Announces a slot's memory to numpy or torch, which keep this object alive as long as
+    any array, tensor or autograd graph still needs the memory."""
+
+    def __init__(self, interface: str, address: int, num_bytes: int) -> None:
+        description: dict[str, Any] = {
+            "data": (address, False),
+            "shape": (num_bytes,),
+            "strides": None,
+            "typestr": "|u1",
+            "version": 3,
+        }
+        setattr(self, interface, description)
+
+
+def lend(slot: Slot, num_bytes: int, release: Callable[[], None]) -> torch.Tensor:
+    """The first `num_bytes` of a slot as a uint8 tensor; `release` is called once, when the
+    last tensor over this memory is gone, from whichever thread let it go.
+
+    Source: numpy's array interface and its CUDA twin, version 3, both of which oblige the
+    consumer to hold on to the object that exports the memory.
+    """
+    on_host = slot.buffer.device.type == "cpu"
+    interface = "__array_interface__" if on_host else "__cuda_array_interface__"
+    lease = _Lease(interface, slot.buffer.data_ptr(), num_bytes)
+    weakref.finalize(lease, _released, slot, release).atexit = False
+    if on_host:
+        return torch.from_numpy(np.asarray(lease))
+    return torch.as_tensor(lease, device=slot.buffer.device)
+
+
+def _released(slot: Slot, release: Callable[[], None]) -> None:
+    # The finalizer's reference to the slot is what keeps its memory while it is lent.
+    del slot
+    release()
