@@ -1,0 +1,93 @@
+"""A source without storage, and a toolkit without codecs, for tests of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from iopipe.errors import DataError
+from iopipe.loaders.delivery import Link, SlotDelivery
+from iopipe.order import Order
+from iopipe.pipeline import Pipeline
+from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Samples, Source, Store
+from iopipe.stages import Delivery, ImageOptions
+from iopipe.storage import MemoryStore
+
+
+class NumberSource:
+    """Sample i has the one field x, the number i; `bad` ids cannot be read."""
+
+    shards = ("memory://numbers",)
+    columns = ("x",)
+
+    def __init__(
+        self, num_samples: int, *, bad: Sequence[int] = (), sample_bytes: int = 100_000
+    ) -> None:
+        self._num_samples = num_samples
+        self.bad = set(bad)
+        self._sample_bytes = sample_bytes
+        self.faults: list[DataError] = []
+        self.num_reads = 0
+
+    @property
+    def digest(self) -> str:
+        return f"numbers-{self._num_samples}"
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def locate(self, sample_id: int) -> Location:
+        return Location("memory://numbers", sample_id * self._sample_bytes, f"k{sample_id}")
+
+    def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
+        size = self._sample_bytes
+        return [ByteRange("memory://numbers", int(sample) * size, size) for sample in ids]
+
+    def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
+        for row, sample in enumerate(ids):
+            if int(sample) in self.bad:
+                raise DataError(f"number {sample} is bad", row=row)
+        self.num_reads += 1
+        return Samples(
+            ids=np.asarray(ids, np.int64),
+            keys=[f"k{sample}" for sample in ids],
+            columns={"x": np.asarray(ids, np.int64)},
+        )
+
+
+class FakeToolkit:
+    """No codecs; batches in host slots, or over a fake link."""
+
+    def __init__(self, link: Link | None = None) -> None:
+        self.link = link
+        self.stores: list[MemoryStore] = []
+
+    def open_store(self, source: Source) -> Store:
+        self.stores.append(MemoryStore())
+        return self.stores[-1]
+
+    def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
+        return lambda samples: samples
+
+    def delivery(self, device: str) -> Delivery:
+        return SlotDelivery(self.link)
+
+
+def numbers(
+    num_samples: int,
+    *,
+    bad: Sequence[int] = (),
+    on_error: ErrorPolicy = "raise",
+    max_errors: int = 100,
+    sample_bytes: int = 100_000,
+    toolkit: FakeToolkit | None = None,
+) -> Pipeline:
+    """A pipeline over the numbers 0 .. num_samples-1."""
+    return Pipeline(
+        source=NumberSource(num_samples, bad=bad, sample_bytes=sample_bytes),
+        toolkit=toolkit or FakeToolkit(),
+        order=Order(num_samples=num_samples, shuffle="none"),
+        on_error=on_error,
+        max_errors=max_errors,
+    )

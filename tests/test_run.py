@@ -1,0 +1,310 @@
+"""Runs: what comes out, in which order, after which errors, and what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from fakes.link import FakeLink
+from fakes.source import FakeToolkit, NumberSource, numbers
+
+from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError, StateError
+from iopipe.pipeline import Pipeline
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    before = _threads(), len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert (_threads(), len(os.listdir("/proc/self/fd"))) == before
+
+
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("iopipe")}
+
+
+def _numbers_of(pipeline: Pipeline, **options: Any) -> list[list[int]]:
+    with pipeline.run(**options) as run:
+        return [batch["x"].tolist() for batch in run]
+
+
+def test_samples_are_dicts_in_the_order_of_the_source() -> None:
+    with numbers(25).run() as run:
+        samples = list(run)
+    assert samples == [{"__key__": f"k{i}", "x": i} for i in range(25)]
+
+
+def test_batches_are_tensors_and_the_last_one_is_short() -> None:
+    with numbers(10).batch(4).run() as run:
+        assert len(run) == 3
+        batches = list(run)
+        assert len(run) == 0
+    assert [batch["x"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert batches[0]["x"].dtype == torch.int64
+    assert batches[2]["__key__"] == ["k8", "k9"]
+
+
+def test_a_short_last_batch_can_be_dropped() -> None:
+    assert _numbers_of(numbers(10).batch(4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("sample_bytes", [10, 300_000, 5_000_000])
+def test_chunking_changes_nothing(sample_bytes: int) -> None:
+    pipeline = numbers(101, sample_bytes=sample_bytes).shuffle(3).batch(8)
+    assert _numbers_of(pipeline) == _numbers_of(numbers(101).shuffle(3).batch(8))
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_threads_change_nothing(concurrency: int) -> None:
+    def double(sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "x": sample["x"] * 2}
+
+    pipeline = numbers(200).map(double, concurrency=concurrency).batch(7)
+    flat = [number for batch in _numbers_of(pipeline) for number in batch]
+    assert flat == [2 * i for i in range(200)]
+
+
+def test_epochs_follow_each_other_and_are_shuffled_differently() -> None:
+    pipeline = numbers(60).shuffle(1).batch(20)
+    together = _numbers_of(pipeline, num_epochs=2)
+    apart = _numbers_of(pipeline) + _numbers_of(pipeline, epoch=1)
+    assert together == apart
+    first, second = sum(together[:3], []), sum(together[3:], [])
+    assert sorted(first) == sorted(second) == list(range(60))
+    assert first != second
+
+
+def test_a_run_without_end_goes_on() -> None:
+    with numbers(3).batch(2).run(num_epochs=None) as run:
+        assert len([batch["x"] for batch in islice(run, 50)]) == 50
+        with pytest.raises(TypeError, match="num_epochs"):
+            len(run)
+
+
+def test_ranks_share_an_epoch_in_equal_numbers_of_batches() -> None:
+    parts = [_numbers_of(numbers(103).shuffle(5).split(rank, 4).batch(5)) for rank in range(4)]
+    assert {len(part) for part in parts} == {5 + 1}
+    seen = [number for part in parts for batch in part for number in batch]
+    assert len(seen) == len(set(seen)) == 100
+
+
+def test_map_after_batch_works_on_batches() -> None:
+    pipeline = numbers(6).batch(3).map(lambda batch: {**batch, "sum": batch["x"].sum()[None]})
+    with pipeline.run() as run:
+        assert [batch["sum"].item() for batch in run] == [3, 12]
+
+
+def test_map_may_leave_samples_out() -> None:
+    pipeline = numbers(10).map(lambda sample: sample if sample["x"] % 3 else None).batch(5)
+    assert _numbers_of(pipeline) == [[1, 2, 4], [5, 7, 8]]
+
+
+# ---- errors --------------------------------------------------------------------------
+
+
+def test_an_error_comes_after_the_batches_before_it_and_names_its_place() -> None:
+    delivered = []
+    with (
+        pytest.raises(DataError, match="'memory://numbers'.*offset 1300000.*'k13'") as caught,
+        numbers(30, bad=[13]).batch(4).run() as run,
+    ):
+        delivered.extend(batch["x"].tolist() for batch in run)
+    assert delivered == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert "in stage 'read'" in caught.value.__notes__
+
+
+def test_an_error_of_a_users_function_keeps_its_type_and_names_stage_and_sample() -> None:
+    def fail(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"x": 1 // (sample["x"] - 7)}
+
+    with pytest.raises(ZeroDivisionError) as caught, numbers(20).map(fail).batch(4).run() as run:
+        list(run)
+    notes = " ".join(caught.value.__notes__)
+    assert "stage 'fail'" in notes
+    assert "'k7'" in notes
+
+
+def test_an_error_in_a_batch_function_names_its_stage() -> None:
+    def fail(batch: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError("nothing here")
+
+    with pytest.raises(KeyError) as caught, numbers(20).batch(4).map(fail).run() as run:
+        list(run)
+    assert "stage 'fail'" in " ".join(caught.value.__notes__)
+
+
+def test_skipped_samples_shorten_their_own_batch_only_and_are_reported() -> None:
+    with numbers(16, bad=[1, 2, 9], on_error="skip").batch(4).run() as run:
+        batches = [batch["x"].tolist() for batch in run]
+        errors = run.report().errors
+    assert batches == [[0, 3], [4, 5, 6, 7], [8, 10, 11], [12, 13, 14, 15]]
+    assert errors.num_skipped == 3
+    assert any("'k9'" in example for example in errors.examples)
+
+
+def test_more_errors_than_the_budget_end_the_run() -> None:
+    pipeline = numbers(100, bad=range(0, 100, 10), on_error="skip", max_errors=4).batch(10)
+    with pytest.raises(ErrorBudgetExceeded, match="max_errors=4"), pipeline.run() as run:
+        list(run)
+
+
+def test_a_users_function_may_declare_a_sample_damaged() -> None:
+    def check(sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["x"] == 5:
+            raise DataError("five is not wanted")
+        return sample
+
+    with numbers(8, on_error="skip").map(check).batch(4).run() as run:
+        assert [batch["x"].tolist() for batch in run] == [[0, 1, 2, 3], [4, 6, 7]]
+        assert run.report().errors.num_skipped == 1
+
+
+def test_quarantined_samples_are_not_tried_again() -> None:
+    pipeline = numbers(8, bad=[3], on_error="quarantine").batch(4)
+    with pipeline.run(num_epochs=2) as run:
+        assert [batch["x"].tolist() for batch in run] == [[0, 1, 2], [4, 5, 6, 7]] * 2
+        state = run.state_dict()
+        num_skipped = run.report().errors.num_skipped
+    assert state["quarantined"] == [3]
+    assert num_skipped <= 2  # the second epoch may have been read ahead before the first find
+    assert isinstance(pipeline.source, NumberSource)
+    pipeline.source.bad.clear()
+    with pipeline.run(num_epochs=3) as resumed:
+        resumed.load_state_dict(state)
+        assert next(resumed)["x"].tolist() == [0, 1, 2]
+
+
+# ---- state ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_batches", [0, 1, 5, 9, 10, 11, 17, 20])
+def test_a_run_resumes_exactly_at_a_batch_boundary(num_batches: int) -> None:
+    pipeline = numbers(95).shuffle(11).batch(10)
+    whole = _numbers_of(pipeline, num_epochs=2)
+    with pipeline.run(num_epochs=2) as run:
+        head = [batch["x"].tolist() for batch in islice(run, num_batches)]
+        state = json.loads(json.dumps(run.state_dict()))
+    with pipeline.run(num_epochs=2) as run:
+        run.load_state_dict(state)
+        assert len(run) == len(whole) - num_batches
+        tail = [batch["x"].tolist() for batch in run]
+    assert head + tail == whole
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 7, 10, 23, 24, 25])
+def test_a_run_over_samples_resumes_exactly_at_a_sample(num_samples: int) -> None:
+    pipeline = numbers(25).shuffle(2)
+    with pipeline.run() as run:
+        whole = [sample["x"] for sample in run]
+    with pipeline.run() as run:
+        head = [sample["x"] for sample in islice(run, num_samples)]
+        state = run.state_dict()
+    with pipeline.run() as run:
+        run.load_state_dict(state)
+        tail = [sample["x"] for sample in run]
+    assert head + tail == whole
+
+
+@pytest.mark.parametrize(("old_world", "new_world"), [(4, 2), (2, 3), (1, 4), (3, 1)])
+def test_a_state_continues_with_another_number_of_ranks(old_world: int, new_world: int) -> None:
+    pipeline = numbers(480).shuffle(4)
+    seen: list[int] = []
+    for rank in range(old_world):
+        with pipeline.split(rank, old_world).batch(10).run() as run:
+            seen += [number for batch in islice(run, 4) for number in batch["x"].tolist()]
+            state = run.state_dict()
+    for rank in range(new_world):
+        with pipeline.split(rank, new_world).batch(10).run() as run:
+            run.load_state_dict(state)
+            seen += [number for batch in run for number in batch["x"].tolist()]
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) > 480 - new_world
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 12}, "seed is 12"),
+        ({"dataset": "other"}, "dataset is 'other'"),
+        ({"version": 99}, "version is 99"),
+        ({"shuffle": "none"}, "shuffle is 'none'"),
+        ({"position": -1}, "position"),
+        ({"position": "7"}, "position"),
+        ({"position": 10_000}, "past the 95 samples"),
+    ],
+)
+def test_a_state_that_does_not_fit_says_what_differs(change: dict[str, Any], message: str) -> None:
+    with numbers(95).shuffle(11).batch(10).run() as run:
+        state = run.state_dict() | change
+        with pytest.raises(StateError, match=message):
+            run.load_state_dict(state)
+
+
+def test_a_state_comes_before_the_first_batch() -> None:
+    with numbers(95).batch(10).run() as run:
+        next(run)
+        with pytest.raises(StateError, match="before the first batch"):
+            run.load_state_dict(run.state_dict())
+
+
+# ---- life and death ------------------------------------------------------------------
+
+
+def test_two_runs_of_one_pipeline_side_by_side() -> None:
+    pipeline = numbers(50).shuffle(1).batch(10)
+    with pipeline.run() as first, pipeline.run(epoch=1) as second:
+        pairs = list(zip(first, second, strict=True))
+    assert [pair[0]["x"].tolist() for pair in pairs] == _numbers_of(pipeline)
+    assert [pair[1]["x"].tolist() for pair in pairs] == _numbers_of(pipeline, epoch=1)
+
+
+def test_a_run_that_is_left_early_stops_its_threads() -> None:
+    with numbers(10_000).batch(2).run() as run:
+        next(run)
+        assert _threads()
+    assert not _threads()
+    with pytest.raises(PipelineError, match="closed"):
+        next(run)
+
+
+def test_a_run_that_is_dropped_stops_its_threads() -> None:
+    run = numbers(10_000).batch(2).run()
+    next(run)
+    assert _threads()
+    del run
+    gc.collect()
+    assert not _threads()
+
+
+def test_a_finished_run_stays_finished() -> None:
+    with numbers(4).batch(4).run() as run:
+        assert len(list(run)) == 1
+        assert list(run) == []
+
+
+def test_a_run_closes_the_store_it_opened() -> None:
+    toolkit = FakeToolkit()
+    _numbers_of(numbers(4, toolkit=toolkit).batch(2))
+    assert len(toolkit.stores) == 1
+
+
+def test_an_empty_source_gives_no_batches() -> None:
+    assert _numbers_of(numbers(0).batch(4)) == []
+
+
+def test_a_device_run_hands_over_what_it_copied() -> None:
+    link = FakeLink()
+    with numbers(40, toolkit=FakeToolkit(link)).batch(4).to("fake").run() as run:
+        seen = []
+        for batch in run:
+            link.finish()
+            seen.append(batch["x"].tolist())
+    assert seen == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(10)]
