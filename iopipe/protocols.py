@@ -168,7 +168,9 @@ class Samples:
 
 def _field(column: Column, row: int) -> Any:
     value = column[row]
-    return bytes(value) if isinstance(value, memoryview) else value
+    if isinstance(value, memoryview):
+        return bytes(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _take(column: Column, rows: Sequence[int]) -> Column:

@@ -6,11 +6,17 @@ compute stream as late as anybody asks for its results.
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+
+
+def _copied(_: int) -> None:
+    """An operation of a stream answers with nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +27,7 @@ class FakeEvent:
 @dataclass(slots=True)
 class FakeStream:
     operations: deque[tuple[FakeEvent | None, Callable[[], None]]] = field(default_factory=deque)
+    running: threading.Lock = field(default_factory=threading.Lock)
 
     def enqueue(self, operation: Callable[[], None], after: FakeEvent | None = None) -> None:
         self.operations.append((after, operation))
@@ -32,10 +39,15 @@ class FakeStream:
 
     def run_one(self) -> bool:
         """The next operation, if there is one and what it waits for is done."""
-        if not self.operations or (self.operations[0][0] and not self.operations[0][0].done):
-            return False
-        self.operations.popleft()[1]()
-        return True
+        with self.running:
+            if not self.operations:
+                return False
+            after, operation = self.operations[0]
+            if after is not None and not after.done:
+                return False
+            operation()
+            self.operations.popleft()
+            return True
 
 
 class FakeLink:
@@ -67,7 +79,9 @@ class FakeLink:
     def send(
         self, target: torch.Tensor, source: torch.Tensor, after: FakeEvent | None
     ) -> FakeEvent:
-        self.copy.enqueue(lambda: target.copy_(source), after)
+        # Bare addresses, as a copy engine has them: they keep no tensor alive.
+        addresses = target.data_ptr(), source.data_ptr(), source.numel()
+        self.copy.enqueue(lambda: _copied(ctypes.memmove(*addresses)), after)
         return self.copy.record()
 
     def end_of_use(self) -> Callable[[], FakeEvent]:
@@ -93,7 +107,8 @@ class FakeLink:
     def synchronize(self, event: FakeEvent) -> None:
         self.num_synchronizations += 1
         while not event.done:
-            assert self.copy.run_one() or self.compute.run_one(), "deadlock"
+            if not (self.copy.run_one() or self.compute.run_one() or event.done):
+                raise RuntimeError("the event waits for something that nobody enqueued")
 
     # ---- the adversary ---------------------------------------------------------------
 
@@ -106,4 +121,3 @@ class FakeLink:
         """Everything, copies first."""
         while self.copy.run_one() or self.compute.run_one():
             continue
-        assert not self.copy.operations and not self.compute.operations
