@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -77,7 +77,7 @@ def test_epochs_follow_each_other_and_are_shuffled_differently() -> None:
     together = _numbers_of(pipeline, num_epochs=2)
     apart = _numbers_of(pipeline) + _numbers_of(pipeline, epoch=1)
     assert together == apart
-    first, second = sum(together[:3], []), sum(together[3:], [])
+    first, second = (list(chain(*batches)) for batches in (together[:3], together[3:]))
     assert sorted(first) == sorted(second) == list(range(60))
     assert first != second
 
@@ -113,7 +113,7 @@ def test_map_may_leave_samples_out() -> None:
 def test_an_error_comes_after_the_batches_before_it_and_names_its_place() -> None:
     delivered = []
     with (
-        pytest.raises(DataError, match="'memory://numbers'.*offset 1300000.*'k13'") as caught,
+        pytest.raises(DataError, match=r"'memory://numbers'.*offset 1300000.*'k13'") as caught,
         numbers(30, bad=[13]).batch(4).run() as run,
     ):
         delivered.extend(batch["x"].tolist() for batch in run)
