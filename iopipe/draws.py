@@ -55,7 +55,7 @@ def uniform(
     counter[3] = epoch & _MASK
     words = philox4x32(counter, _key(seed, operation))
     draws = words.T.reshape(len(ids), num_blocks * 4)[:, :num_draws]
-    return draws * 2.0**-32
+    return draws.astype(np.float64) * 2.0**-32
 
 
 def _key(seed: int, operation: str) -> tuple[int, int]:

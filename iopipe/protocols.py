@@ -266,6 +266,10 @@ class Events(Protocol):
         """Nanoseconds from `start` to `end`; both must be done."""
         ...
 
+    def release(self, event: Event) -> None:
+        """Nobody needs this event any more; it may be recorded again."""
+        ...
+
 
 def _nothing() -> None:
     """What a host slot has to learn at hand-off."""

@@ -1,0 +1,159 @@
+"""What was measured, as frozen values.
+
+Stands at the end of the meter.  Invariant: a report can be printed, compared and written
+as JSON; it never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from iopipe.protocols import Cause
+
+_FED = 0.01
+"""Below this share of stalled time a step is called fed: it is within the noise of clocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReport:
+    """How busy the threads of one stage were."""
+
+    name: str
+    cause: Cause
+    concurrency: int
+    num_items: int
+    busy_seconds: float
+    """Summed over the stage's threads."""
+    busy_fraction: float
+    """Near 1: its threads work all the time, more of them may help; near 0: it waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeReport:
+    """How full the queue behind a stage was, and who waited at it."""
+
+    name: str
+    """The stage in front of it."""
+    capacity: int
+    num_items: int
+    put_wait_seconds: float
+    """How long the stage in front waited for room; large: what comes behind is slower."""
+    get_wait_seconds: float
+    """How long the stage behind waited for items; large: what comes in front is slower."""
+    mean_occupancy: float
+    """Items that lay in it, averaged over time.  Near 0: the stage behind starves; near
+    `capacity`: the stage behind is the slow one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReport:
+    """Damaged samples that the error policy let go."""
+
+    num_skipped: int = 0
+    examples: tuple[str, ...] = ()
+    """The first hundred, each with shard, offset, key and reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """Of one quantity over the steps kept, in milliseconds."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step: from the hand-off of the batch before it to the hand-off of its own."""
+
+    start_ns: int
+    """Since the first hand-off."""
+    duration_ns: int
+    stall_ns: int
+    """The part of it in which the compute stream had nothing to do because of the input."""
+    cause: Cause
+    """What most of the stall waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Whether the training step starved, of what, and how much."""
+
+    compute_stream: str = "host thread"
+    """Whose clock the stalls are on.  'host thread': compute runs where the batches are
+    asked for, so every wait for a batch is a stall."""
+    num_steps: int = 0
+    num_samples: int = 0
+    wall_seconds: float = 0.0
+    """From the first hand-off to the last request; what came before is `first_batch`."""
+    samples_per_second: float = 0.0
+    """All samples over `wall_seconds`: what the training loop consumed."""
+    first_batch_seconds: float = 0.0
+    """From the first request to the first hand-off."""
+    cpu_seconds: float = 0.0
+    """Of this process since the first request, all threads, the training step included."""
+    attributed_stall_seconds: float = 0.0
+    attributed_stall_fraction: float = 0.0
+    """Near 0: the step was fed; near 1: it waited nearly all the time."""
+    causes: Mapping[str, float] = field(default_factory=dict)
+    """What the stall waited for, as fractions of `wall_seconds`; they add up to the one
+    above."""
+    other_host_fraction: float = 0.0
+    """Idle between the end of a step and the request for the next batch: the user's own
+    code, not the input.  Measured only where `step()` marks the end of each step."""
+    step_ms: Percentiles = field(default_factory=Percentiles)
+    stall_ms: Percentiles = field(default_factory=Percentiles)
+    lead_ms: float = 0.0
+    """Median host run-ahead: how long the stream still had work when the next batch was
+    asked for.  Falls towards 0 before stalls begin; always 0 on the host thread."""
+    stages: tuple[StageReport, ...] = ()
+    edges: tuple[EdgeReport, ...] = ()
+    errors: ErrorReport = field(default_factory=ErrorReport)
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    """The last steps, for pictures."""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: starved or fed, by how much, of what."""
+        percent = 100 * self.attributed_stall_fraction
+        if not self.num_steps:
+            return "nothing was measured yet"
+        if self.attributed_stall_fraction < _FED:
+            return f"fed: the training step starved {percent:.1f} % of the time"
+        parts = sorted(self.causes.items(), key=lambda part: -part[1])
+        split = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts if share > 5e-4)
+        return (
+            f"the training step starved {percent:.1f} % of the time: {parts[0][0]}-bound ({split})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able, the verdict included, single steps left out."""
+        values = {**asdict(self), "causes": dict(self.causes), "verdict": self.verdict}
+        del values["steps"]
+        return values
+
+    def __str__(self) -> str:
+        lines = [
+            self.verdict,
+            f"  compute stream {self.compute_stream}, {self.num_steps} steps, "
+            f"{self.num_samples} samples in {self.wall_seconds:.2f} s "
+            f"({self.samples_per_second:,.0f}/s), first batch after "
+            f"{self.first_batch_seconds:.2f} s",
+            f"  step {_shown(self.step_ms)}, stall {_shown(self.stall_ms)}",
+        ]
+        lines += [
+            f"  {stage.name}: {stage.concurrency} threads busy {100 * stage.busy_fraction:.0f} %"
+            for stage in self.stages
+        ]
+        if self.errors.num_skipped:
+            lines.append(f"  {self.errors.num_skipped} damaged samples left out")
+        return "\n".join(lines)
+
+
+def _shown(percentiles: Percentiles) -> str:
+    return (
+        f"p50 {percentiles.p50:.2f} ms, p95 {percentiles.p95:.2f} ms, p99 {percentiles.p99:.2f} ms"
+    )
