@@ -34,7 +34,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class Parcel:
-    """A batch on its way; `spans` tell the story of the chunk that completed it."""
+    """A batch on its way; `spans` tell the story of its chunks, as `attribute` wants it."""
 
     task: Task
     batch: Batch
@@ -249,14 +249,20 @@ def _drain(source: Edge[Item], target: Edge[Item]) -> Iterator[tuple[int, Item]]
 
 
 def _collated(stage: Stage, clock: StageClock, chunks: list[Chunk]) -> Item:
-    critical = max(chunks, key=lambda chunk: chunk.spans[-1].end_ns)
-    spans = list(critical.spans)
+    spans = _story(chunks)
     try:
         batch = clock.time(lambda: stage.function([chunk.samples for chunk in chunks]), spans)
     except Exception as error:
         error.add_note(f"in stage {stage.name!r}")
         return Failure(error)
     return Parcel(chunks[-1].task, batch, spans)
+
+
+def _story(chunks: list[Chunk]) -> list[Span]:
+    """The spans of all chunks, those of the chunk that was done first before the others':
+    between two of these ends the batch waited for the later one."""
+    in_order = sorted(chunks, key=lambda chunk: chunk.spans[-1].end_ns)
+    return [span for chunk in in_order for span in chunk.spans]
 
 
 def _worked_on(stage: Stage, clock: StageClock, parcel: Parcel) -> Item:

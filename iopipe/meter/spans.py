@@ -25,16 +25,17 @@ class Span:
 def attribute(spans: Sequence[Span], start_ns: int, end_ns: int) -> dict[Cause, int]:
     """Divide the wait [start_ns, end_ns) for a batch among the stages that made it.
 
-    `spans` tell the story of the batch's critical chunk in order of time.  While a stage
-    worked on the chunk the wait is that stage's; while the chunk stood in front of a stage
-    it is that stage's too, whose threads were busy with others; once the last stage is done
-    the batch lay in a queue.
+    `spans` tell the story of each chunk in order of time, chunk after chunk in the order in
+    which they were done, then what was done to the whole batch.  While a stage worked on
+    the chunk that came next, the wait is that stage's; while that chunk stood in front of a
+    stage it is that stage's too, whose threads were busy with others; once the last stage
+    is done the batch lay in a queue.
 
         read 0-10, decode 30-50, wait 5-60  ->  storage 5, decode 40, queue 10
     """
     parts: dict[Cause, int] = {}
     cursor = start_ns
-    for span in spans:
+    for span in spans:  # whatever ended before the cursor adds nothing
         until = min(max(span.end_ns, cursor), end_ns)
         if until > cursor:
             parts[span.cause] = parts.get(span.cause, 0) + until - cursor

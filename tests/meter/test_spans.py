@@ -21,6 +21,10 @@ def test_a_wait_is_charged_to_the_stage_that_came_next() -> None:
     assert attribute(STORY, 15, 25) == {"decode": 10}  # it stood in front of the decoders
     assert attribute(STORY, 62, 70) == {"queue": 8}
     assert attribute([], 0, 5) == {"queue": 5}
+    second = [Span("read", "storage", 12, 20), Span("decode", "decode", 50, 80)]
+    assert attribute([*STORY[:2], *second], 5, 80) == {"storage": 5, "decode": 70}
+    late = [Span("read", "storage", 12, 75), Span("decode", "decode", 75, 80)]
+    assert attribute([*STORY[:2], *late], 5, 80) == {"storage": 30, "decode": 45}
     assert attribute(STORY, 20, 20) == {}
 
 
