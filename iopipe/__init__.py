@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iopipe.readers import WebDatasetWriter as WebDatasetWriter
     from iopipe.readers import open_source as open_source
     from iopipe.readers import write_arrow as write_arrow
-    from iopipe.report.html import write_html as write_html
+    from iopipe.report import write_html as write_html
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
     from iopipe.storage import MemoryStore as MemoryStore
@@ -65,7 +65,7 @@ _HOMES = {
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",
     "write_arrow": "iopipe.readers",
-    "write_html": "iopipe.report.html",
+    "write_html": "iopipe.report",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

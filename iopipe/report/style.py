@@ -1,0 +1,60 @@
+"""The looks of the HTML report: one style sheet, light and dark, no fonts or files to load.
+
+Stands beside `html`.  The colours of the causes are told apart with any common form of
+colour blindness (after Okabe and Ito, Color Universal Design, 2008) and always carry their
+names as text.
+"""
+
+from __future__ import annotations
+
+CAUSE_COLORS = {
+    "storage": "#0072b2",
+    "decode": "#d55e00",
+    "transform": "#cc79a7",
+    "collate": "#b79f00",
+    "queue": "#7f7f7f",
+    "h2d": "#009e73",
+    "loader": "#e1362c",
+}
+
+CSS = """
+:root { color-scheme: light dark;
+  --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --page: #ffffff; --card: #f6f8fa;
+  --busy: #c9d7e6; --accent: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #e7ecf2; --soft: #9aa7b6; --line: #2f3945; --page: #12171d; --card: #1a2129;
+  --busy: #3a4c60; --accent: #6db3f2; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--page);
+  color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+h1 { font-size: 1.05rem; font-weight: 600; color: var(--soft); margin: 0 0 .5rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
+.verdict { font-size: clamp(1.25rem, 3.2vw, 1.8rem); line-height: 1.3; font-weight: 650;
+  margin: 0 0 1.5rem; text-wrap: balance; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem .85rem; text-align: right; white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: .875rem; }
+th:first-child, td:first-child { text-align: left; }
+tbody tr { border-top: 1px solid var(--line); }
+.run { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: 1rem 1.1rem; margin: 0 0 1rem; }
+.run h3 { font-size: 1rem; margin: 0; }
+.run p { margin: .15rem 0 .75rem; color: var(--soft); font-size: .925rem; }
+svg { display: block; width: 100%; height: 4.5rem; border-radius: .25rem; background: var(--page); }
+.busy { fill: var(--busy); }
+.axis { display: flex; justify-content: space-between; color: var(--soft); font-size: .8rem;
+  margin-top: .25rem; font-variant-numeric: tabular-nums; }
+.legend { display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; padding: 0; margin: .75rem 0 0;
+  list-style: none; font-size: .875rem; }
+.legend i { display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem;
+  margin-right: .4rem; vertical-align: -.08rem; }
+.busy-key { background: var(--busy); }
+details { margin-top: .9rem; font-size: .875rem; }
+summary { cursor: pointer; color: var(--accent); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0;
+  font-size: .9rem; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
+"""
