@@ -1,0 +1,242 @@
+"""The one way to time: contestants in turns, each in a process of its own.
+
+Stands under every benchmark.  Invariant: a row says what the machine did besides (the
+foreign load), whether the data was in the page cache, and how far the runs were apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import json
+import mmap
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+    "webdataset",
+)
+_SAMPLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A command that prints one JSON object, its measurements, as its last line."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Runs:
+    """What one contestant measured, run by run."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Median, least and greatest of every number."""
+        return {
+            name: {
+                "median": statistics.median(row[name] for row in self.rows),
+                "min": min(row[name] for row in self.rows),
+                "max": max(row[name] for row in self.rows),
+            }
+            for name in self.rows[0]
+        }
+
+
+def interleave(
+    contestants: Sequence[Contestant],
+    *,
+    num_rounds: int,
+    on_run: Callable[[str, Mapping[str, float]], None],
+) -> dict[str, Runs]:
+    """Run all contestants in turns, `num_rounds` times: A B C A B C ..."""
+    results = {contestant.name: Runs() for contestant in contestants}
+    for _ in range(num_rounds):
+        for contestant in contestants:
+            row = run_one(contestant.command)
+            results[contestant.name].rows.append(row)
+            on_run(contestant.name, row)
+    return results
+
+
+def run_one(command: Sequence[str]) -> dict[str, float]:
+    """One run: what the command printed, its peak memory, and the machine's foreign load."""
+    foreign = _ForeignLoad()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        watch = _PeakMemory(process.pid)
+        with watch:
+            output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+    row: dict[str, float] = json.loads(output.splitlines()[-1])
+    return {**row, "peak_pss_bytes": watch.peak_bytes, "foreign_cores": foreign.cores()}
+
+
+class _PeakMemory:
+    """The greatest proportional set size of a process and its descendants, sampled."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_bytes = 0
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            num_bytes = sum(_pss_bytes(pid) for pid in _family(self._pid))
+            self.peak_bytes = max(self.peak_bytes, num_bytes)
+
+
+def _family(pid: int) -> list[int]:
+    members, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        members.append(current)
+        for children in Path(f"/proc/{current}/task").glob("*/children"):
+            try:
+                queue += [int(child) for child in children.read_text().split()]
+            except OSError:  # it ended meanwhile
+                continue
+    return members
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended meanwhile
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+class _ForeignLoad:
+    """Cores kept busy by others since the start, judged by /proc/stat less our own."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def cores(self) -> float:
+        busy, own, wall = (b - a for a, b in zip(self._start, self._read(), strict=True))
+        return max(0.0, (busy - own) / wall)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        user, nice, system, _, _, irq, softirq, steal = (int(value) for value in fields)
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return busy, own, time.monotonic()
+
+
+# ---- what the machine is -------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """Hardware and versions, no names of hosts, users or folders."""
+    values = {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu_model(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    for name in _PACKAGES:
+        try:
+            values[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**values, **_gpu()}
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpu() -> dict[str, str]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+
+
+# ---- the page cache ------------------------------------------------------------------
+
+
+def residency(paths: Iterable[Path]) -> dict[str, float]:
+    """How much of these files the page cache holds, as mincore(2) says."""
+    page = mmap.PAGESIZE
+    num_pages = num_resident = 0
+    for path in paths:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED) as mapped:
+            count = -(-len(mapped) // page)
+            num_pages += count
+            num_resident += _resident_pages(mapped, count)
+    return {"bytes": num_pages * page, "resident_fraction": num_resident / max(1, num_pages)}
+
+
+def _resident_pages(mapped: mmap.mmap, count: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    vector = (ctypes.c_ubyte * count)()
+    address = ctypes.c_void_p.from_buffer_copy(_address(mapped))
+    if libc.mincore(address, ctypes.c_size_t(len(mapped)), vector):
+        raise OSError(ctypes.get_errno(), "mincore failed")
+    return sum(value & 1 for value in vector)
+
+
+def _address(mapped: mmap.mmap) -> bytes:
+    """A read-only mapping hands its address to numpy alone."""
+    import numpy as np
+
+    pointer = np.frombuffer(mapped, np.uint8).ctypes.data
+    return bytes(ctypes.c_void_p(pointer))
+
+
+# ---- results -------------------------------------------------------------------------
+
+
+def write_results(
+    path: Path,
+    *,
+    command: str,
+    cache: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a results file: what was run, where, with which cache, and what came out."""
+    content = {
+        "schema": 1,
+        "command": command,
+        "environment": environment(),
+        "cache": dict(cache),
+        "rows": [dict(row) for row in rows],
+    }
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)

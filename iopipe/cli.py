@@ -1,0 +1,60 @@
+"""The command line: parses and calls, nothing else.
+
+Stands above everything; nothing imports it.  Invariant: an error that iopipe raises on
+purpose, or that the system reports, is one line and exit code 1; Ctrl-C is exit code 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import iopipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (iopipe.IopipeError, OSError) as error:
+        print(f"iopipe: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("iopipe: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="iopipe", description="Keeps GPUs fed, and says why when they are not."
+    )
+    parser.add_argument("--version", action="version", version=f"iopipe {iopipe.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo", help="train on real photographs twice: plain DataLoader, then iopipe"
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where files go")
+    demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from iopipe.bench.demo import MIN_ACCURACY, run_demo
+
+    results = run_demo(options.out, device=options.device)
+    failed = [result for result in results if not result.accuracy > MIN_ACCURACY]
+    for result in failed:
+        print(
+            f"iopipe: the network fed by {result.name} reached {100 * result.accuracy:.1f} % "
+            f"only, expected are more than {100 * MIN_ACCURACY:.0f} %",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
