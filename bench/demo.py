@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def _train_both(
     ]
     for epoch in range(settings.num_epochs):
         for (result, loader), trainer, bar in zip(contestants, trainers, bars, strict=True):
-            _train(result, loader(epoch, result), trainer, lambda bar=bar: progress.advance(bar))
+            _train(result, loader(epoch, result), trainer, partial(progress.advance, bar))
     for (result, _), trainer in zip(contestants, trainers, strict=True):
         result.loss = trainer.loss
         result.accuracy = trainer.accuracy(_held_out(crops, settings, device))

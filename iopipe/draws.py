@@ -1,8 +1,8 @@
-"""Random draws that belong to a sample, not to a thread.
+"""Random draws as a function of what they are for: (seed, epoch, sample id, op).
 
-Stands beside the order; decode asks it for crops and flips.  Invariant: a draw is a pure
-function of (seed, epoch, sample id, operation, number), so it is the same for any number of
-threads and processes, in any chunking, and after a resume.
+Used by stages that augment.  Invariant: a draw never depends on the batch, the thread or
+the rank that asks, nor on what was drawn before; so a resumed or resharded run augments each
+sample as the first one did.
 """
 
 from __future__ import annotations
@@ -14,50 +14,61 @@ import numpy.typing as npt
 
 from iopipe.protocols import Int64Array
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_MASK = 0xFFFFFFFF
-_HALF = np.uint64(32)
-_LOW = np.uint64(_MASK)
+_NUM_ROUNDS = 10
+_MASK = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+# Rows: what belongs to words 0 and 2 of the counter.
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox4x32(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray[np.uint64]:
-    """Philox4x32-10 on every column of `counter` [4, n]; 32-bit words in 64-bit lanes.
+def philox4x32(counter: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
+    """Philox4x32-10: 128 random bits for each 128-bit counter, under one 64-bit key.
 
-    Source: J. Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011; the
-    tests hold the known-answer vectors of its Random123 library.
+    `counter` is [n, 4] words of 32 bits, so is the result; `key` is two such words.  Source:
+    Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3, and its known answers.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = (product1 >> _HALF) ^ c1 ^ np.uint64(k0)
-        c2 = (product0 >> _HALF) ^ c3 ^ np.uint64(k1)
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return np.stack((c0, c1, c2, c3))
+    words = np.array(counter.T, dtype=np.uint64, order="C")
+    # One round turns (w0, w1, w2, w3) into (hi(w2*M1)^w1^k0, lo(w2*M1), hi(w0*M0)^w3^k1,
+    # lo(w0*M0)).  Both halves run as the rows of one array, which halves the numpy calls.
+    even, odd = words[0::2], words[1::2]
+    for keys in _round_keys(key):
+        product = even * _MULTIPLIERS
+        even = (product >> _SHIFT)[::-1] ^ odd
+        even ^= keys
+        product &= _MASK
+        odd = product[::-1]
+    words[0::2], words[1::2] = even, odd
+    return words.T.astype(np.uint32)
+
+
+def _round_keys(key: tuple[int, int]) -> npt.NDArray[np.uint64]:
+    """[rounds, 2, 1]: the key, moved on by the Weyl steps once a round."""
+    rounds = np.arange(_NUM_ROUNDS, dtype=np.uint64)[:, None]
+    keys = np.array(key, dtype=np.uint64) + rounds * np.array(_KEY_STEPS, dtype=np.uint64)
+    return (keys & _MASK)[:, :, None]
 
 
 def uniform(
-    ids: Int64Array, *, seed: int, epoch: int, operation: str, num_draws: int
+    ids: Int64Array, *, seed: int, epoch: int, op: str, num_draws: int
 ) -> npt.NDArray[np.float64]:
-    """Draws in [0, 1), [n, num_draws], 32 bits each.
+    """[n, num_draws] multiples of 2**-32 in [0, 1); row i depends on ids[i], seed, epoch, op.
 
-    The counter holds the sample id (64 bits), the number of the draw and the epoch; the key
-    is seed and operation, hashed.
+    Draw j is the same whatever `num_draws` is, so an op may ask for more later.  It is word
+    j % 4 of the block whose counter is (id, j // 4, 0); the key hashes the rest, so `op` is
+    any name and a seed has 64 bits.
     """
     num_blocks = -(-num_draws // 4)
-    lanes = np.repeat(ids.astype(np.uint64), num_blocks)
-    counter = np.empty((4, len(lanes)), np.uint64)
-    counter[0] = lanes & _LOW
-    counter[1] = lanes >> _HALF
-    counter[2] = np.tile(np.arange(num_blocks, dtype=np.uint64), len(ids))
-    counter[3] = epoch & _MASK
-    words = philox4x32(counter, _key(seed, operation))
-    draws = words.T.reshape(len(ids), num_blocks * 4)[:, :num_draws]
-    return draws.astype(np.float64) * 2.0**-32
+    counter = np.zeros((len(ids), num_blocks, 4), dtype=np.uint32)
+    counter[:, :, :2] = ids.astype("<i8", copy=False).view("<u4").reshape(-1, 1, 2)
+    counter[:, :, 2] = np.arange(num_blocks)
+    bits = philox4x32(counter.reshape(-1, 4), _op_key(seed, epoch, op))
+    draws = np.multiply(bits, 2.0**-32, dtype=np.float64)
+    return draws.reshape(len(ids), 4 * num_blocks)[:, :num_draws]
 
 
-def _key(seed: int, operation: str) -> tuple[int, int]:
-    digest = hashlib.blake2b(f"{seed}/{operation}".encode(), digest_size=8).digest()
+def _op_key(seed: int, epoch: int, op: str) -> tuple[int, int]:
+    """64 bits of SHAKE-128; seed and epoch count modulo 2**64."""
+    words = b"".join((word % 2**64).to_bytes(8, "little") for word in (seed, epoch))
+    digest = hashlib.shake_128(b"iopipe.draws" + words + op.encode()).digest(8)
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

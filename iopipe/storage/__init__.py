@@ -1,5 +1,10 @@
-"""Backends that read byte ranges of named objects; one file each."""
+"""Bytes from where they lie: one file a backend, each a `Store`.
 
-from iopipe.storage.memory import MemoryStore as MemoryStore
-from iopipe.storage.open import open_store as open_store
-from iopipe.storage.posix import PosixStore as PosixStore
+First in the flow.  Invariant: a backend knows names and byte ranges, never formats.
+"""
+
+from iopipe.storage.memory import MemoryStore
+from iopipe.storage.open import open_store
+from iopipe.storage.posix import PosixStore
+
+__all__ = ["MemoryStore", "PosixStore", "open_store"]

@@ -1,129 +1,144 @@
-"""Open files of a store, shared by its threads.
+"""Open files, a bounded number of them, shared by the threads of a store.
 
-Stands under the file backends.  Invariant: a descriptor is closed only when no read uses
-it, and at most `max_open_files` idle ones are kept.
+Stands between `storage.posix` and the operating system.  Invariant: a descriptor that
+somebody reads from is open, and it is the file that has this path now.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from iopipe.errors import NotFoundError, StorageError
 
+Advise: TypeAlias = Literal["none", "random", "sequential", "willneed"]
 
-@dataclass(slots=True, eq=False)
+ADVICE: dict[Advise, int | None] = {
+    "none": None,
+    "random": os.POSIX_FADV_RANDOM,
+    "sequential": os.POSIX_FADV_SEQUENTIAL,
+    "willneed": os.POSIX_FADV_WILLNEED,
+}
+
+_REMEDIES = {
+    errno.EACCES: "give this user read permission on the file and its folders",
+    errno.EPERM: "give this user read permission on the file and its folders",
+    errno.EIO: "the device failed, see the kernel log",
+    errno.ESTALE: "the network mount lost the file, mount it again",
+    errno.ELOOP: "remove the loop of symbolic links",
+}
+
+
+def storage_error(action: str, path: str, error: OSError) -> StorageError:
+    """The `StorageError` to raise from `error`; `action` is 'open' or 'read 5 bytes at 7 of'."""
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFoundError(f"cannot {action} {path!r}: {said.lower()}; check the path")
+    remedy = _REMEDIES.get(error.errno or 0, "check the path and its mount")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        remedy = f"raise `ulimit -n` (now {limit}) or lower max_open_files"
+    return StorageError(f"cannot {action} {path!r}: {said.lower()}; {remedy}")
+
+
+def check_regular(path: str, mode: int) -> None:
+    """Refuse what has no byte ranges; `mode` is st_mode."""
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise StorageError(f"cannot read {path!r}: it is {kind}; give the path of a regular file")
+
+
 class OpenFile:
-    """A descriptor, the identity of the file behind it, and how many reads use it."""
+    """Owns one descriptor and closes it when the last reference to it goes.
 
-    descriptor: int
-    identity: tuple[int, int]
-    num_users: int = 0
-    is_current: bool = True
+    So the cache may forget a file while a thread reads from it: the thread's own
+    reference keeps the descriptor until the read has ended.
+    """
+
+    __slots__ = ("device", "fd", "inode")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.device = 0
+        self.inode = 0
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def is_named(self, path: str) -> bool:
+        """Whether `path` still names this file, and not one that was moved into its place.
+
+        One os.stat: 0.8 us, the tenth part of a cached read of 100 KB.  An open inode's
+        number is not given to another file.
+        """
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
 
 class Descriptors:
-    """Least-recently-used cache of open regular files; thread-safe."""
+    """The `limit` most recently used files; thread-safe."""
 
-    def __init__(self, *, max_open_files: int, on_open: Callable[[int], None]) -> None:
-        self._max_open_files = max_open_files
-        self._on_open = on_open
-        self._lock = threading.Lock()
+    def __init__(self, *, limit: int, advise: Advise) -> None:
+        self._limit = limit
+        self._advice = ADVICE[advise]
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
 
-    @contextmanager
-    def use(self, path: str) -> Iterator[int]:
-        """A descriptor of the file that is at `path` now, for the time of the block.
-
-        A file that was replaced since it was opened is opened anew: the check is one stat,
-        about 1 us.
-        """
-        file = self._acquire(path)
-        try:
-            yield file.descriptor
-        finally:
-            self._release(file)
-
-    def close(self) -> None:
-        """Close all; those in use are closed by their last user."""
-        with self._lock:
-            files = [*self._files.values()]
-            self._files.clear()
-            for file in files:
-                self._retire(file)
-
-    def _acquire(self, path: str) -> OpenFile:
-        identity = _identity(path)
+    def peek(self, path: str) -> OpenFile | None:
+        """The open file that `path` named when it was opened; None where none is open."""
         with self._lock:
             file = self._files.get(path)
-            if file is not None and file.identity == identity:
+            if file is not None:
                 self._files.move_to_end(path)
-                file.num_users += 1
-                return file
-        opened = OpenFile(open_regular(path), identity, num_users=1)
-        self._on_open(opened.descriptor)
+            return file
+
+    def get(self, path: str) -> OpenFile:
+        """The file that `path` names now, opened if need be.
+
+        Opening happens outside the lock: two threads may open one path at the same time,
+        and the cache keeps the later one.
+        """
+        file = self.peek(path)
+        if file is not None and not file.is_named(path):
+            file = None
+        if file is None:
+            file = self._open(path)
+            with self._lock:
+                self._files[path] = file
+                self._files.move_to_end(path)
+                forgotten = self._trim()
+            # Closed here, after the lock: the last close of a network file may block.
+            del forgotten
+        return file
+
+    def clear(self) -> None:
         with self._lock:
-            replaced = self._files.pop(path, None)
-            if replaced is not None:
-                self._retire(replaced)
-            self._files[path] = opened
-            while len(self._files) > self._max_open_files:
-                self._retire(self._files.popitem(last=False)[1])
-        return opened
+            forgotten, self._files = self._files, OrderedDict()
+        forgotten.clear()
 
-    def _release(self, file: OpenFile) -> None:
-        with self._lock:
-            file.num_users -= 1
-            if not file.is_current and not file.num_users:
-                os.close(file.descriptor)
+    def _trim(self) -> list[OpenFile]:
+        num_excess = len(self._files) - self._limit
+        return [self._files.popitem(last=False)[1] for _ in range(num_excess)]
 
-    def _retire(self, file: OpenFile) -> None:
-        file.is_current = False
-        if not file.num_users:
-            os.close(file.descriptor)
-
-
-def open_regular(path: str) -> int:
-    """A read-only descriptor of a regular file.
-
-    Opened without blocking, so that a FIFO that nobody writes to is an error, not a hang.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise storage_error(error, path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StorageError(f"{path!r} is no regular file; give the path of a file")
-    return descriptor
-
-
-def storage_error(error: OSError, path: str, offset: int | None = None) -> StorageError:
-    """An operating system's error as ours, with what to do about it."""
-    remedies = {
-        errno.EACCES: "give this user the right to read it",
-        errno.EMFILE: "raise the limit of open files (ulimit -n) or lower max_open_files",
-        errno.ENFILE: "the whole system is out of file handles; close some",
-        errno.EISDIR: "give the path of a file, not of a folder",
-        errno.EIO: "the device failed; look into the kernel log",
-    }
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError(error.errno, "no such file; check the path", path)
-    remedy = remedies.get(error.errno or 0, "check the path and the file system")
-    place = "" if offset is None else f" at offset {offset}"
-    message = f"{os.strerror(error.errno or 0).lower()}{place}; {remedy}"
-    return StorageError(error.errno, message, path)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise storage_error(error, path) from error
-    return status.st_dev, status.st_ino
+    def _open(self, path: str) -> OpenFile:
+        try:
+            # O_NONBLOCK: without it, opening a FIFO waits for a writer.  Regular files ignore it.
+            file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+            found = os.fstat(file.fd)
+            check_regular(path, found.st_mode)
+            if self._advice is not None:
+                os.posix_fadvise(file.fd, 0, 0, self._advice)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise storage_error("open", path, error) from error
+        file.device, file.inode = found.st_dev, found.st_ino
+        return file

@@ -1,38 +1,43 @@
-"""Picks the backend that serves a URL.
+"""From a URL to the store that serves it.
 
-Stands between the URLs of a source and its store.
+The one place that knows all backends.  Invariant: the scheme alone decides, so that two
+URLs of one scheme share one kind of store.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from functools import cache
+from typing import Any
 
 from iopipe.errors import StorageError
 from iopipe.protocols import Store
 from iopipe.storage.memory import MemoryStore
 from iopipe.storage.posix import PosixStore
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
+def open_store(url: str, **options: Any) -> Store:
+    """A store for `url` and its neighbours; the caller closes it.
 
-def open_store(url: str) -> Store:
-    """A store that can read `url`: a plain path, `file://...`, or `memory://...`.
-
-    File stores are new and closed by the caller; all `memory://` URLs of a process share
-    one store.
+    A plain path or `file://` gives a new `PosixStore(**options)`; `memory://` gives the one
+    `MemoryStore` of this process, which takes no options.
     """
-    match = _SCHEME.match(url)
-    scheme = match.group(1).lower() if match else "file"
+    scheme = _scheme(url)
     if scheme == "file":
-        return PosixStore()
+        return PosixStore(**options)
     if scheme == "memory":
-        return _process_memory()
+        return _memory_of_this_process(**options)
     raise StorageError(
-        f"no backend reads {scheme}:// URLs; use a path, file:// or memory://, or pass store="
+        f"no store for {scheme!r} in {url!r}: known are plain paths, file:// and memory://"
     )
 
 
-@cache
-def _process_memory() -> MemoryStore:
+def _scheme(url: str) -> str:
+    """RFC 3986, section 3.1, with the `//` demanded: 'a:b.tar' is a file's name."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return found[1].lower() if found else "file"
+
+
+@functools.cache
+def _memory_of_this_process() -> MemoryStore:
     return MemoryStore()

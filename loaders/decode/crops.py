@@ -37,9 +37,7 @@ def flips(samples: Samples, options: ImageOptions) -> npt.NDArray[np.bool_]:
     """[n]: which images are mirrored left-right."""
     if not options.flip:
         return np.zeros(len(samples), np.bool_)
-    draws = uniform(
-        samples.ids, seed=samples.seed, epoch=samples.epoch, operation="flip", num_draws=1
-    )
+    draws = uniform(samples.ids, seed=samples.seed, epoch=samples.epoch, op="flip", num_draws=1)
     result: npt.NDArray[np.bool_] = draws[:, 0] < 0.5
     return result
 
@@ -49,7 +47,7 @@ def _random(samples: Samples, sizes: Int64Array, options: ImageOptions) -> Boxes
         samples.ids,
         seed=samples.seed,
         epoch=samples.epoch,
-        operation="crop",
+        op="crop",
         num_draws=4 * _NUM_TRIES,
     ).reshape(len(sizes), _NUM_TRIES, 4)
     image_height, image_width = sizes[:, :1], sizes[:, 1:]

@@ -235,7 +235,7 @@ def test_random_crops_follow_torchvisions_definition(scale: tuple[float, float])
     generator = np.random.default_rng(0)
     sizes = generator.integers(1, 900, (500, 2))
     samples = _samples([b""] * 500, seed=9, epoch=4)
-    draws = uniform(samples.ids, seed=9, epoch=4, operation="crop", num_draws=40)
+    draws = uniform(samples.ids, seed=9, epoch=4, op="crop", num_draws=40)
     expected = [
         _torchvision_crop(draws[row].reshape(10, 4).tolist(), int(h), int(w), options)
         for row, (h, w) in enumerate(sizes)
