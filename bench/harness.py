@@ -195,7 +195,7 @@ def residency(paths: Iterable[Path]) -> dict[str, float]:
     page = mmap.PAGESIZE
     num_pages = num_resident = 0
     for path in paths:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED) as mapped:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
             count = -(-len(mapped) // page)
             num_pages += count
             num_resident += _resident_pages(mapped, count)

@@ -19,9 +19,11 @@ from iopipe.protocols import Batch, ErrorPolicy, Samples, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
 
-_CHUNK_BYTES = 1 << 20
-"""Chunks of about 1 MiB: long enough (about 10 ms of decoding) that the edges cost nothing,
-short enough that the first batch is decoded by all threads."""
+_CHUNK_BYTES = 4 << 20
+_CHUNKS_PER_BATCH = 8
+"""Chunks are long, since each costs about half a millisecond whatever is in it, but several
+make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
+photographs of 107 KB gave 960, 1080 and 1090 images/s."""
 _READ_THREADS = 2
 
 
@@ -191,13 +193,14 @@ class Pipeline:
 
     def _chunk_samples(self) -> int:
         """Samples in about `_CHUNK_BYTES`, judged by 64 samples spread over the source."""
+        most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
         num_samples = len(self.source)
         if not num_samples:
             return 1
         probe = list(range(0, num_samples, max(1, num_samples // 64)))
         num_bytes = sum(part.length for part in self.source.ranges(probe)) / len(probe)
         wanted = max(1, round(_CHUNK_BYTES / max(num_bytes, 1)))
-        return min(wanted, self.batch_size or 256)
+        return min(wanted, most)
 
     def _delivery(self) -> Delivery:
         return self.toolkit.delivery(self.device or "cpu")

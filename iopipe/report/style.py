@@ -35,7 +35,7 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .5rem .85rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); font-size: .875rem; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
 tbody tr { border-top: 1px solid var(--line); }
 .run { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: 1rem 1.1rem; margin: 0 0 1rem; }
