@@ -1,0 +1,67 @@
+"""The harness: turns, medians, and what it says of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from iopipe.bench.harness import Contestant, interleave, residency, run_one, write_results
+
+COUNT = (
+    "import json, sys, pathlib\n"
+    "log = pathlib.Path(sys.argv[1])\n"
+    "with log.open('a') as file: file.write(sys.argv[2])\n"
+    "print('noise')\n"
+    "print(json.dumps({'value': len(log.read_text())}))\n"
+)
+
+
+def test_contestants_run_in_turns_and_are_summed_up(tmp_path: Path) -> None:
+    log, seen = tmp_path / "log", []
+    contestants = [Contestant(name, (sys.executable, "-c", COUNT, str(log), name)) for name in "AB"]
+    results = interleave(contestants, num_rounds=3, on_run=lambda name, row: seen.append(name))
+    assert log.read_text() == "ABABAB"
+    assert seen == list("ABABAB")
+    assert results["A"].summary()["value"] == {"median": 3, "min": 1, "max": 5}
+    assert results["B"].summary()["value"] == {"median": 4, "min": 2, "max": 6}
+
+
+def test_peak_memory_is_that_of_the_whole_family() -> None:
+    child = "import time; held = bytearray(80 << 20); time.sleep(1.5)"
+    parent = (
+        "import json, subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}])\n"
+        "print(json.dumps({}))\n"
+    )
+    row = run_one((sys.executable, "-c", parent))
+    assert 80 << 20 < row["peak_pss_bytes"] < 300 << 20
+    assert row["foreign_cores"] >= 0
+
+
+def test_a_contestant_that_fails_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        run_one((sys.executable, "-c", "raise SystemExit(3)"))
+
+
+def test_residency_tells_cold_from_warm(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(os.urandom(1 << 20))
+    assert residency([path]) == {"bytes": 1 << 20, "resident_fraction": 1.0}
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert residency([path])["resident_fraction"] < 0.5
+
+
+def test_results_say_where_they_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_results(path, command="run it", cache={"state": "warm"}, rows=[{"name": "a"}])
+    content = json.loads(path.read_text())
+    assert content["schema"] == 1
+    assert content["rows"] == [{"name": "a"}]
+    assert {"date", "cpu", "cores", "python", "torch"} <= content["environment"].keys()
+    assert os.uname().nodename not in path.read_text()

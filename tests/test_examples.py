@@ -1,0 +1,20 @@
+"""Every example runs and reaches what it promises."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LEAST = {"train_webdataset.py": 0.95}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(LEAST)
+
+
+@pytest.mark.parametrize("name", sorted(LEAST))
+def test_example(name: str) -> None:
+    assert runpy.run_path(str(EXAMPLES / name))["main"]() >= LEAST[name]

@@ -1,0 +1,52 @@
+"""Optional packages: everything else works without them, and what needs one says which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia")
+
+BLOCK = f"""
+import importlib.abc, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+IMPORT_ALL = """
+import iopipe, pkgutil, importlib
+for module in pkgutil.walk_packages(iopipe.__path__, "iopipe."):
+    if ".peers" not in module.name:
+        importlib.import_module(module.name)
+"""
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True)
+
+
+def test_every_module_is_imported_without_the_optional_packages() -> None:
+    result = _run(IMPORT_ALL)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        (
+            "from pathlib import Path\n"
+            "from iopipe.bench.photographs import CropSettings, make_crops\n"
+            "make_crops(Path('nowhere'), CropSettings())",
+            "iopipe[demo]",
+        )
+    ],
+)
+def test_what_needs_a_package_names_its_extra(code: str, extra: str) -> None:
+    result = _run(code)
+    assert result.returncode == 1
+    assert f"pip install '{extra}'" in result.stderr.splitlines()[-1]
