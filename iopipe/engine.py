@@ -19,7 +19,7 @@ from iopipe.faults import Faults
 from iopipe.meter.report import EdgeReport, StageReport
 from iopipe.meter.spans import Span
 from iopipe.plan import Task
-from iopipe.protocols import Batch, Cause, Samples
+from iopipe.protocols import Allocate, Batch, Cause, Samples
 from iopipe.stages import Delivery, Stage
 
 
@@ -103,6 +103,7 @@ class Engine:
         self._tasks_lock = threading.Lock()
         self._num_tasks = 0
         self._seed = seed
+        self._delivery = delivery if _decodes_last(stages) else None
         self._faults = faults
         self._clocks: list[StageClock] = []
         self._edges: list[Edge[Item]] = []
@@ -188,7 +189,19 @@ class Engine:
         ids = task.ids
         if self._faults.quarantined:
             ids = ids[[int(sample) not in self._faults.quarantined for sample in ids]]
-        return Samples(ids=ids, keys=[""] * len(ids), columns={}, seed=self._seed, epoch=task.epoch)
+        return Samples(
+            ids=ids,
+            keys=[""] * len(ids),
+            columns={},
+            seed=self._seed,
+            epoch=task.epoch,
+            allocate=self._room(task),
+        )
+
+    def _room(self, task: Task) -> Allocate | None:
+        if self._delivery is None:
+            return None
+        return self._delivery.reserve(task.batch, row=task.row, num_rows=task.num_batch_rows)
 
     def _work_on_samples(
         self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
@@ -234,6 +247,13 @@ class Engine:
             target.put(sequence, item)
 
 
+def _decodes_last(stages: Sequence[Stage]) -> bool:
+    """Whether decoded arrays go straight to the collation.  A user's function in between
+    may keep what it was given, so it must not be given memory that is used again."""
+    of_samples = [stage for stage in stages if stage.takes == "samples"]
+    return of_samples[-1].cause == "decode"
+
+
 def _until_closed(loop: Callable[..., None], *arguments: Any) -> None:
     try:
         loop(*arguments)
@@ -251,7 +271,8 @@ def _drain(source: Edge[Item], target: Edge[Item]) -> Iterator[tuple[int, Item]]
 def _collated(stage: Stage, clock: StageClock, chunks: list[Chunk]) -> Item:
     spans = _story(chunks)
     try:
-        batch = clock.time(lambda: stage.function([chunk.samples for chunk in chunks]), spans)
+        samples = [chunk.samples for chunk in chunks]
+        batch = clock.time(lambda: stage.function(chunks[0].task.batch, samples), spans)
     except Exception as error:
         error.add_note(f"in stage {stage.name!r}")
         return Failure(error)

@@ -211,6 +211,7 @@ class Pipeline:
         def read(wanted: Samples) -> Samples:
             samples = source.samples(wanted.ids, store)
             samples.seed, samples.epoch = wanted.seed, wanted.epoch
+            samples.allocate = wanted.allocate
             return samples
 
         first = Stage(

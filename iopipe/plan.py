@@ -36,7 +36,18 @@ class Task:
     first: int
     """How many of this rank's samples, counted from `start`, come before the chunk."""
     ids: Int64Array
-    ends_batch: bool
+    row: int
+    """Where in its batch the chunk begins."""
+    num_batch_rows: int
+
+    @property
+    def ends_batch(self) -> bool:
+        return self.row + len(self.ids) == self.num_batch_rows
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """What all chunks of a batch, and no others of the run, have in common."""
+        return self.epoch, self.first - self.row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,5 +110,6 @@ class Plan:
                 start=start,
                 first=first + row,
                 ids=chunk,
-                ends_batch=row + len(chunk) == len(ids),
+                row=row,
+                num_batch_rows=len(ids),
             )

@@ -134,6 +134,10 @@ Column: TypeAlias = npt.NDArray[Any] | Ragged | list[Any]
 object a row (views into mapped shards, text, parsed JSON)."""
 
 
+Allocate: TypeAlias = Callable[[str, tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]
+"""(column, shape, dtype) -> an array to fill."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Samples:
     """A few samples, column by column; the unit that moves along the edges."""
@@ -146,9 +150,17 @@ class Samples:
     """Each with n rows."""
     seed: int = 0
     epoch: int = 0
+    allocate: Allocate | None = None
+    """Room in the slot of the batch that these samples will be part of, where there is one."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def empty(self, name: str, row: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array [n, *row] to fill for a column of the result; what is filled in the slot
+        of its batch is not copied again."""
+        shape, kind = (len(self), *row), np.dtype(dtype)
+        return self.allocate(name, shape, kind) if self.allocate else np.empty(shape, kind)
 
     def row(self, index: int) -> dict[str, Any]:
         """One sample as a user sees it: `__key__` and one field a column, bytes copied."""
@@ -163,6 +175,7 @@ class Samples:
             columns={name: _take(column, rows) for name, column in self.columns.items()},
             seed=self.seed,
             epoch=self.epoch,
+            allocate=self.allocate,
         )
 
 

@@ -6,11 +6,11 @@ spec holds no thread, no buffer and no open file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from iopipe.protocols import Batch, Cause, Events, Samples, Source, Store
+from iopipe.protocols import Allocate, Batch, Cause, Events, Samples, Source, Store
 
 Takes: TypeAlias = Literal["samples", "batch"]
 """What a stage's function gets: a `Samples` chunk, or the columns of a whole batch."""
@@ -24,7 +24,7 @@ class Stage:
     """One step: a function, where it runs and how many of it run at once."""
 
     name: str
-    function: Callable[[Any], Any]
+    function: Callable[..., Any]
     takes: Takes
     cause: Cause
     """What a step that waits for this stage is starved of."""
@@ -68,13 +68,18 @@ class Delivery(Protocol):
     """Makes batches out of chunks and brings them where the training step runs.
 
     Owns the slots of one run; the engine calls `collate` and `transfer` from one thread
-    each.
+    each, `reserve` from any.
     """
 
     @property
     def events(self) -> Events: ...
 
-    def collate(self, chunks: Sequence[Samples]) -> Batch:
+    def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Allocate:
+        """Room for a chunk that begins at `row` of a batch of `num_rows`.  What it gives may
+        be handed to a decoder only, since its memory is reused with the batch's."""
+        ...
+
+    def collate(self, batch: Hashable, chunks: Sequence[Samples]) -> Batch:
         """One batch out of its chunks, each tensor written once, into a host slot."""
         ...
 

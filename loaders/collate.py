@@ -15,23 +15,8 @@ import numpy.typing as npt
 import torch
 
 from iopipe.errors import DataError, PipelineError
+from iopipe.loaders.arena import Place, aligned
 from iopipe.protocols import Column, Ragged, Samples
-
-ALIGNMENT_BYTES = 256
-"""What CUDA's own allocator aligns to; wide loads and copies want no less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one tensor lies in a payload."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def num_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +30,32 @@ class Packed:
     num_bytes: int
 
     def write(self, payload: npt.NDArray[np.uint8]) -> None:
-        """Copy every piece to its place; the only copy between decode and device."""
+        """Copy every piece to its place, the only copy between decode and device; what was
+        decoded in its place stays."""
         for name, place in self.layout.items():
-            target = _view(payload, place)
+            target = place.view(payload)
             row = 0
             for piece in self.pieces[name]:
-                target[row : row + len(piece)] = piece
+                rows = target[row : row + len(piece)]
+                if not _is_same(rows, piece):  # may overlap where rows were left out
+                    rows[...] = piece
                 row += len(piece)
 
 
-def pack(chunks: Sequence[Samples]) -> Packed:
-    """Sort the columns of a batch into arrays and lists and lay the arrays out."""
+def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -> Packed:
+    """Sort the columns of a batch into arrays and lists and lay the arrays out, those that
+    have a place in the batch's arena there."""
     filled = [chunk for chunk in chunks if len(chunk)]
     if not filled:
         raise DataError("every sample of a batch was left out; the dataset is damaged there")
     columns = {name: [_arrays(chunk, name) for chunk in filled] for name in filled[0].columns}
     keys = [key for chunk in filled for key in chunk.keys]
-    return _laid_out({"__key__": [keys], **columns})
+    return _laid_out({"__key__": [keys], **columns}, places or {})
 
 
 def pack_columns(columns: Mapping[str, Any]) -> Packed:
     """The same for a batch that a user's function made: tensors, arrays and lists."""
-    return _laid_out({name: [_as_array(value)] for name, value in columns.items()})
+    return _laid_out({name: [_as_array(value)] for name, value in columns.items()}, {})
 
 
 def views(payload: torch.Tensor, layout: Mapping[str, Place]) -> dict[str, torch.Tensor]:
@@ -79,19 +68,23 @@ def views(payload: torch.Tensor, layout: Mapping[str, Place]) -> dict[str, torch
     }
 
 
-def _laid_out(columns: Mapping[str, Sequence[Any]]) -> Packed:
+def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place]) -> Packed:
     pieces: dict[str, Sequence[npt.NDArray[Any]]] = {}
     lists: dict[str, list[Any]] = {}
     layout: dict[str, Place] = {}
-    end = 0
+    end = max((place.offset + place.num_bytes for place in places.values()), default=0)
     for name, parts in columns.items():
         if not all(isinstance(part, np.ndarray) for part in parts):
             lists[name] = [item for part in parts for item in part]
             continue
         pieces[name] = parts
-        place = Place(-(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES, *_common(name, parts))
-        layout[name] = place
-        end = place.offset + place.num_bytes
+        shape, dtype = _common(name, parts)
+        begun = places.get(name)
+        if begun is not None and (begun.shape[1:], begun.dtype) == (shape[1:], dtype):
+            layout[name] = Place(begun.offset, shape, dtype)
+            continue
+        layout[name] = Place(aligned(end), shape, dtype)
+        end = layout[name].offset + layout[name].num_bytes
     return Packed(pieces, lists, layout, end)
 
 
@@ -140,9 +133,8 @@ def _uneven(name: str, shapes: Sequence[tuple[int, ...]]) -> str:
     )
 
 
-def _view(payload: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[Any]:
-    raw = payload[place.offset : place.offset + place.num_bytes]
-    return raw.view(place.dtype).reshape(place.shape)
+def _is_same(rows: npt.NDArray[Any], piece: npt.NDArray[Any]) -> bool:
+    return rows.ctypes.data == piece.ctypes.data and rows.strides == piece.strides
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -6,16 +6,20 @@ copied once to the device; each slot is written again only after the event of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from iopipe.loaders.arena import Arena
 from iopipe.loaders.collate import Packed, pack, pack_columns, views
 from iopipe.loaders.slots import Ring, Slot, lend
 from iopipe.meter.events import HostEvents
-from iopipe.protocols import Batch, Event, Events, Samples
+from iopipe.protocols import Allocate, Batch, Event, Events, Samples
 
 _NUM_SLOTS = 4
 """Of each kind: one being written, one being copied or queued, two with the consumer."""
@@ -52,6 +56,10 @@ class SlotDelivery:
             num_slots=_NUM_SLOTS,
             events=self._events,
         )
+        self._lock = threading.Lock()
+        self._taking = threading.Lock()
+        self._arenas: dict[Hashable, Arena] = {}
+        self._typical_bytes = 1
         # A device slot that is still in use is no reason to wait on the host: the copy
         # stream waits for it.
         self._device = (
@@ -62,8 +70,30 @@ class SlotDelivery:
     def events(self) -> Events:
         return self._events
 
-    def collate(self, chunks: Sequence[Samples]) -> Batch:
-        return self._on_host(pack(chunks))
+    def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Allocate:
+        with self._lock:
+            if batch not in self._arenas:
+                self._arenas[batch] = Arena(num_rows, self._take)
+            arena = self._arenas[batch]
+
+        def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+            rows = arena.rows(name, row, shape, dtype)
+            return np.empty(shape, dtype) if rows is None else rows
+
+        return allocate
+
+    def collate(self, batch: Hashable, chunks: Sequence[Samples]) -> Batch:
+        with self._lock:
+            arena = self._arenas.pop(batch, None)
+        if arena is None or arena.slot is None:
+            return self._on_host(pack(chunks))
+        packed = pack(chunks, arena.places)
+        if packed.num_bytes <= arena.slot.num_bytes:
+            return self._written(packed, arena.slot)
+        self._typical_bytes = packed.num_bytes  # the next batch's slot will hold all of it
+        result = self._on_host(packed)
+        self._host.give_back(arena.slot)
+        return result
 
     def repack(self, batch: Batch, columns: Mapping[str, Any]) -> Batch:
         """On the host a user's tensors are as good as ours; a copy needs them in a slot."""
@@ -90,13 +120,20 @@ class SlotDelivery:
         )
 
     def close(self) -> None:
+        self._arenas.clear()
         self._host.clear()
         if self._device is not None:
             self._device.clear()
 
+    def _take(self, num_bytes: int) -> Slot:
+        with self._taking:
+            return self._host.take(max(num_bytes, self._typical_bytes))
+
     def _on_host(self, packed: Packed) -> Batch:
+        return self._written(packed, self._take(packed.num_bytes))
+
+    def _written(self, packed: Packed, slot: Slot) -> Batch:
         ring = self._host
-        slot = ring.take(max(packed.num_bytes, 1))
         packed.write(slot.buffer.numpy())
         flat = lend(slot, packed.num_bytes, lambda: ring.give_back(slot))
         return Batch(

@@ -67,7 +67,7 @@ def _column(name: str, column: Column, samples: Samples, options: ImageOptions) 
     if isinstance(column, np.ndarray) or not _holds_bytes(column):
         return column
     if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS:
-        return _images(column, samples, options)
+        return _images(name, column, samples, options)
     decoder = field_decoder(name)
     return column if decoder is None else decoder(column)
 
@@ -76,7 +76,7 @@ def _holds_bytes(column: Column) -> bool:
     return len(column) > 0 and isinstance(column[0], bytes | bytearray | memoryview)
 
 
-def _images(column: Column, samples: Samples, options: ImageOptions) -> Column:
+def _images(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
     encoded = []
     for row, raw in enumerate(column):
         with _at(row):
@@ -90,7 +90,7 @@ def _images(column: Column, samples: Samples, options: ImageOptions) -> Column:
         return whole
     sizes = np.array([(image.height, image.width) for image in encoded], np.int64)
     boxes = crops.boxes(samples, sizes, options).tolist()
-    result = np.empty((len(encoded), *options.size, 3), np.uint8)
+    result = samples.empty(name, (*options.size, 3), np.uint8)
     for row, image in enumerate(encoded):
         with _at(row):
             _resized(image, boxes[row], mirrored[row], options, result[row])

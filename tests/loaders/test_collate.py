@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import default_collate
 
 from iopipe.errors import DataError, PipelineError
-from iopipe.loaders.collate import ALIGNMENT_BYTES, pack, pack_columns, views
+from iopipe.loaders.arena import ALIGNMENT_BYTES
+from iopipe.loaders.collate import pack, pack_columns, views
 from iopipe.protocols import Column, Ragged, Samples
 
 

@@ -128,7 +128,7 @@ def _our_loop(link: FakeLink, num_batches: int) -> list[set[int]]:
     seen: list[set[int]] = []
     delivery = SlotDelivery(link)
     for value in range(num_batches):
-        batch = delivery.transfer(delivery.collate([_samples(value)]))
+        batch = delivery.transfer(delivery.collate(0, [_samples(value)]))
         link.run_copies()
         link.wait(batch.ready)
         batch.handed_over()
@@ -154,7 +154,7 @@ def test_slots_are_not_allocated_in_steady_state() -> None:
 def test_a_host_slot_is_not_written_before_its_copy_is_done() -> None:
     link = FakeLink()
     delivery = SlotDelivery(link)
-    batches = [delivery.transfer(delivery.collate([_samples(value)])) for value in range(12)]
+    batches = [delivery.transfer(delivery.collate(0, [_samples(value)])) for value in range(12)]
     link.finish()  # only now do the copies run that were not waited for
     assert [set(batch.columns["x"].flatten().tolist()) for batch in batches] == [
         {value} for value in range(12)
@@ -165,7 +165,7 @@ def test_a_host_slot_is_not_written_before_its_copy_is_done() -> None:
 
 def test_kept_batches_stay_what_they_were_on_the_host() -> None:
     delivery = SlotDelivery(None)
-    batches = [delivery.transfer(delivery.collate([_samples(value)])) for value in range(12)]
+    batches = [delivery.transfer(delivery.collate(0, [_samples(value)])) for value in range(12)]
     assert [set(batch.columns["x"].flatten().tolist()) for batch in batches] == [
         {value} for value in range(12)
     ]
@@ -175,7 +175,7 @@ def test_host_slots_are_reused_when_batches_are_dropped() -> None:
     delivery = SlotDelivery(None)
     addresses = set()
     for value in range(12):
-        batch = delivery.transfer(delivery.collate([_samples(value)]))
+        batch = delivery.transfer(delivery.collate(0, [_samples(value)]))
         addresses.add(batch.columns["x"].data_ptr())
         del batch
     assert len(addresses) == 1
@@ -184,7 +184,7 @@ def test_host_slots_are_reused_when_batches_are_dropped() -> None:
 @pytest.mark.parametrize("link", [None, FakeLink()])
 def test_a_batch_that_a_function_changed_is_delivered_as_changed(link: FakeLink | None) -> None:
     delivery = SlotDelivery(link)
-    batch = delivery.collate([_samples(3), _samples(4)])
+    batch = delivery.collate(0, [_samples(3), _samples(4)])
     columns = {**batch.columns, "x": batch.columns["x"] * 2, "y": torch.ones(8, 2)}
     batch = delivery.transfer(delivery.repack(batch, columns))
     if link is not None:
