@@ -33,6 +33,8 @@ _PACKAGES = (
     "webdataset",
 )
 _SAMPLE_SECONDS = 0.2
+_QUIET_CORES = 0.1
+_MAX_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,30 @@ def interleave(
     num_rounds: int,
     on_run: Callable[[str, Mapping[str, float]], None],
 ) -> dict[str, Runs]:
-    """Run all contestants in turns, `num_rounds` times: A B C A B C ..."""
+    """Run all contestants in turns, `num_rounds` times: A B C A B C ...
+
+    A run that others disturbed is made again, a few times at most, and the least disturbed
+    one is kept: runs are chosen by the foreign load, never by their speed.
+    """
     results = {contestant.name: Runs() for contestant in contestants}
     for _ in range(num_rounds):
         for contestant in contestants:
-            row = run_one(contestant.command)
+            row = _quiet_run(contestant, on_run)
             results[contestant.name].rows.append(row)
-            on_run(contestant.name, row)
     return results
+
+
+def _quiet_run(
+    contestant: Contestant, on_run: Callable[[str, Mapping[str, float]], None]
+) -> dict[str, float]:
+    tries: list[dict[str, float]] = []
+    while len(tries) < _MAX_TRIES:
+        row = run_one(contestant.command)
+        tries.append({**row, "tries": len(tries) + 1})
+        on_run(contestant.name, row)
+        if row["foreign_cores"] <= _QUIET_CORES:
+            break
+    return min(tries, key=lambda row: row["foreign_cores"])
 
 
 def run_one(command: Sequence[str]) -> dict[str, float]:
