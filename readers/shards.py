@@ -7,6 +7,7 @@ same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,13 +59,15 @@ class WebDatasetWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
+        try:
+            if error is None:
+                self._complete_shard()
+                shards = tuple(self._entries)
+                manifest = Manifest(format="webdataset", columns=self._columns, shards=shards)
+                write_manifest(self._folder, manifest)
+        finally:
             if self._shard is not None:
                 self._shard.discard()
-            return
-        self._complete_shard()
-        manifest = Manifest(format="webdataset", columns=self._columns, shards=tuple(self._entries))
-        write_manifest(self._folder, manifest)
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Append one sample: `__key__` and its fields, each bytes, str or a whole number."""
@@ -135,7 +138,9 @@ class _Shard:
         return ShardEntry(path=self._path.name, num_samples=self.num_samples, num_bytes=num_bytes)
 
     def discard(self) -> None:
-        self._file.close()
+        """After an error, which is under way: another one from closing adds nothing."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
