@@ -29,7 +29,7 @@ the request that found nothing.  'again': begins another one, with its request; 
 between the two belongs to nobody."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen ones take 0.6 us longer to make
 class Lap:
     """From one hand-off to the next, with the step in between; events in stream order."""
 
