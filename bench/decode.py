@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
 
+import iopipe
 from iopipe.bench.harness import write_results
 from iopipe.loaders.decode import crops
 from iopipe.loaders.decode.resize import crop_and_resize
@@ -33,7 +33,19 @@ SIZE = 224
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise iopipe.MissingDependency(
+            "this benchmark compares with OpenCV: pip install 'iopipe[peers]'"
+        ) from error
+    cv2.setNumThreads(0)
+    return cv2
+
+
 def _decoders() -> dict[str, Callable[[bytes], object]]:
+    cv2 = _opencv()
     return {
         "simplejpeg": lambda raw: simplejpeg.decode_jpeg(raw, "RGB"),
         "simplejpeg, fast DCT and upsampling": lambda raw: simplejpeg.decode_jpeg(
@@ -45,6 +57,7 @@ def _decoders() -> dict[str, Callable[[bytes], object]]:
 
 
 def _resizers() -> dict[str, Callable[[Pixels], object]]:
+    cv2 = _opencv()
     return {
         "torch 8-bit antialias, contiguous copy": _by_iopipe,
         "torch 8-bit antialias, strided": _by_torch,
@@ -119,7 +132,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=120)
     options = parser.parse_args()
-    cv2.setNumThreads(0)
     files = [path for path in sorted(options.images.iterdir()) if "jp" in path.suffix.lower()]
     contents = [path.read_bytes() for path in files[: options.count]]
     decoded = measure(_decoders(), contents, options.rounds)

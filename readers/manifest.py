@@ -42,8 +42,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one step."""
     content = {"schema": SCHEMA, "num_samples": manifest.num_samples, **asdict(manifest)}
     temporary = folder / f"{NAME}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, folder / NAME)
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, folder / NAME)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def parse_manifest(content: bytes, path: str) -> Manifest:

@@ -217,8 +217,7 @@ class WebDatasetSource:
         digest = hashlib.blake2b(digest_size=16)
         for shard, keys in zip(self._shards, self._keys, strict=True):
             digest.update(f"{shard.rsplit('/', 1)[-1]}\0{len(keys)}\0".encode())
-            for part in keys.buffers()[1:]:
-                digest.update(part if part is not None else b"")
+            digest.update("\0".join(map(str, keys.to_pylist())).encode())
         return digest.hexdigest()
 
 

@@ -43,7 +43,8 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "from iopipe.bench.photographs import CropSettings, make_crops\n"
             "make_crops(Path('nowhere'), CropSettings())",
             "iopipe[demo]",
-        )
+        ),
+        ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
     ],
 )
 def test_what_needs_a_package_names_its_extra(code: str, extra: str) -> None:

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import random
+import resource
+import signal
 import tarfile
 import warnings
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.protocols import Samples, Store
 from iopipe.readers import WebDatasetSource, WebDatasetWriter
 from iopipe.readers.index import SUFFIX, build_index
@@ -215,6 +217,30 @@ def test_a_writer_that_failed_leaves_no_half_shard_and_no_manifest(tmp_path: Pat
         writer.write({"__key__": "1", "jpg": b"x"})
         writer.write({"__key__": "2", "png": b"x"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WebDatasetWriter(tmp_path, max_samples=1) as writer:
+        writer.write({"__key__": "1", "jpg": b"x"})
+        shard = tmp_path / "shard-000000.tar"
+    content = shard.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as a full disk: write fails
+    try:
+        with (
+            pytest.raises(StorageError, match=r"shard-000000\.tar.*file too large"),
+            WebDatasetWriter(tmp_path) as writer,
+        ):
+            writer.write({"__key__": "1", "jpg": b"x" * 5_000_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tar"] == [shard.name]
+    assert shard.read_bytes() == content
+    assert not list(tmp_path.glob("*.tmp"))
+    assert not (tmp_path / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(
