@@ -16,7 +16,7 @@ from iopipe.loaders.decode import crops
 from iopipe.loaders.decode.fields import field_decoder
 from iopipe.loaders.decode.images import EncodedImage, Pixels, read_header
 from iopipe.loaders.decode.resize import crop_and_resize
-from iopipe.protocols import Column, Samples
+from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
 
 IMAGE_EXTENSIONS = frozenset(
@@ -39,7 +39,7 @@ def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
             ids=samples.ids,
             keys=samples.keys,
             columns={
-                name: _column(name, column, samples, options)
+                name: _named(name, column, samples, options)
                 for name, column in samples.columns.items()
             },
             seed=samples.seed,
@@ -63,8 +63,16 @@ def _check(options: ImageOptions) -> None:
             raise PipelineError(f"{name} is ({low}, {high}); give 0 < low <= high")
 
 
+def _named(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
+    try:
+        return _column(name, column, samples, options)
+    except DataError as error:
+        error.reason = f"field {name!r}: {error.reason}"
+        raise
+
+
 def _column(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
-    if isinstance(column, np.ndarray) or not _holds_bytes(column):
+    if not _holds_bytes(column):
         return column
     if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS:
         return _images(name, column, samples, options)
@@ -73,6 +81,10 @@ def _column(name: str, column: Column, samples: Samples, options: ImageOptions) 
 
 
 def _holds_bytes(column: Column) -> bool:
+    if isinstance(column, Ragged):  # rows of numbers may carry a name like 'text', too
+        return column.values.dtype == np.uint8
+    if isinstance(column, np.ndarray):
+        return False
     return len(column) > 0 and isinstance(column[0], bytes | bytearray | memoryview)
 
 
@@ -128,8 +140,16 @@ def _resized(
             -(-image.width * target.shape[1] // width),
         )
     pixels = image.pixels(reusing=True, at_least=at_least)
-    if pixels.shape[:2] != (image.height, image.width):
-        vertical, horizontal = pixels.shape[0] / image.height, pixels.shape[1] / image.width
-        top, height = round(top * vertical), max(1, round(height * vertical))
-        left, width = round(left * horizontal), max(1, round(width * horizontal))
-    crop_and_resize(pixels, (top, left, height, width), target, mirrored=mirrored)
+    top, bottom = _rescaled(top, top + height, image.height, pixels.shape[0])
+    left, right = _rescaled(left, left + width, image.width, pixels.shape[1])
+    crop_and_resize(pixels, (top, left, bottom - top, right - left), target, mirrored=mirrored)
+
+
+def _rescaled(start: int, end: int, length: int, new_length: int) -> tuple[int, int]:
+    """Both edges of a region of an axis, to the nearest pixel of the rescaled axis.
+
+    Edges, not edge and length: rounded each for itself, the two errors would add up.
+    """
+    scale = new_length / length
+    start = min(round(start * scale), new_length - 1)
+    return start, max(start + 1, round(end * scale))

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iopipe.errors import DataError
 from iopipe.protocols import Column
 
 _INTEGERS = {"cls", "cls2", "class", "count", "index", "inx", "id"}
 _TEXTS = {"txt", "text", "transcript"}
+# The last two are numpy's: a header that is no Python, and one that claims a huge shape.
+_DAMAGE = (ValueError, EOFError, RecursionError, tokenize.TokenError, MemoryError)
 
 
 def field_decoder(name: str) -> Callable[[Column], Column] | None:
@@ -41,7 +45,7 @@ def _each(column: Column, parse: Callable[[bytes], Any]) -> list[Any]:
     for row, raw in enumerate(column):
         try:
             values.append(parse(bytes(raw)))
-        except (ValueError, EOFError, RecursionError) as error:
+        except _DAMAGE as error:
             shown = bytes(raw)[:40]
             raise DataError(f"the field {shown!r} cannot be decoded: {error}", row=row) from error
     return values
@@ -54,8 +58,14 @@ def _integer(raw: bytes) -> int:
     return value
 
 
+def _array(raw: bytes) -> npt.NDArray[Any]:
+    # Not np.load, which would also open zip files and answer with something else.
+    array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+    return array
+
+
 def _arrays(column: Column) -> Column:
-    arrays = _each(column, lambda raw: np.load(io.BytesIO(raw), allow_pickle=False))
+    arrays = _each(column, _array)
     if len({(array.shape, array.dtype) for array in arrays}) == 1:
         return np.stack(arrays)
     return arrays

@@ -5,7 +5,8 @@ Stands under the decode stage.  Invariant: an image is decoded whole and right o
 
 JPEG goes through libjpeg-turbo (simplejpeg), everything else through Pillow; both let go of
 the interpreter lock.  The measurements behind the choice are in bench/results.
-EXIF orientation is not applied, as in torchvision's and DALI's plain decoders.
+EXIF orientation is not applied: neither do Pillow's open, torchvision's decode_jpeg by default
+and DALI's fn.decoders.image (OpenCV and DALI's experimental decoders do).
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ Pixels = npt.NDArray[np.uint8]
 """[height, width, 3]"""
 
 _JPEG_START = b"\xff\xd8\xff"
+# Pillow knows more, and would start Ghostscript for bytes that say they are PostScript.
+_PILLOW_FORMATS = ("PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
+# Of these Pillow's mode I is 16-bit grey, stretched to the whole range; of others 32-bit.
+_GREY_16_FORMATS = ("PNG", "PPM")
 _local = threading.local()
 
 
@@ -78,7 +83,7 @@ def read_header(content: Any, *, max_pixels: int) -> EncodedImage:
             height, width = simplejpeg.decode_jpeg_header(view)[:2]
             image = EncodedImage(view, height, width, None)
         else:
-            opened = Image.open(io.BytesIO(view))
+            opened = Image.open(io.BytesIO(view), formats=_PILLOW_FORMATS)
             image = EncodedImage(view, opened.height, opened.width, opened)
     except (ValueError, OSError, SyntaxError) as error:
         raise DataError(f"it is no image that can be decoded: {error}") from error
@@ -102,7 +107,14 @@ def scratch(name: str, num_bytes: int) -> npt.NDArray[np.uint8]:
 
 
 def _converted(image: Image.Image) -> Pixels:
+    if image.mode == "F" or (image.mode == "I" and image.format not in _GREY_16_FORMATS):
+        raise ValueError(
+            f"pixels of mode {image.mode!r} have no range that 8 bits could stand for; "
+            "store them as a npy field"
+        )
     if image.mode.startswith("I"):  # 16-bit grey: the high byte, as for 16-bit colour
-        high = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        high = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(high[..., None], 3, axis=2)
+    if "transparency" in image.info:  # straight to RGB, Pillow warns about palettes with alpha
+        image = image.convert("RGBA")
     return np.array(image.convert("RGB"))

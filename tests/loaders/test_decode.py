@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image
 from iopipe.draws import uniform
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.decode import crops, make_decoder
-from iopipe.protocols import Column, Samples
+from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
 
 
@@ -103,6 +105,19 @@ def test_extreme_shapes_are_decoded_and_resized(size: tuple[int, int]) -> None:
         assert _decoded(content, size=(16, 24), crop=crop).shape == (16, 24, 3)
 
 
+def test_a_palette_with_graded_alpha_loses_its_alpha_alone() -> None:
+    palette = _picture(40, 30).quantize(16)
+    content = _encoded(palette, "PNG", transparency=bytes(range(0, 256, 16)))
+    assert np.array_equal(_decoded(content, "png"), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_without_a_range_are_refused_rather_than_clipped(mode: str) -> None:
+    content = _encoded(_picture(10, 10).convert(mode), "TIFF")
+    with pytest.raises(DataError, match="npy"):
+        _decoded(content, "tif")
+
+
 def test_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -120,6 +135,58 @@ def test_a_truncated_image_is_damage_never_a_grey_picture(kind: str, keep: float
     with pytest.raises(DataError) as caught:
         _decoded(cut, kind.lower())
     assert caught.value.row == 0
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+def test_a_truncated_progressive_jpeg_is_damage(keep: float) -> None:
+    content = _encoded(_picture(100, 140), progressive=True)
+    with pytest.raises(DataError, match=r"field 'jpg': .*[Pp]remature end"):
+        _decoded(content[: int(keep * len(content))])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd but harmless TIFF tags
+@pytest.mark.parametrize("size", [None, (16, 16)])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("GIF", {}),
+        ("PPM", {}),
+    ],
+)
+def test_flipped_bytes_give_an_image_or_damage_and_nothing_else(
+    kind: str, options: dict[str, Any], size: tuple[int, int] | None
+) -> None:
+    generator = random.Random(7)
+    good = bytearray(_encoded(_picture(24, 30), kind, **options))
+    decode = make_decoder(ImageOptions(size=size, max_pixels=1 << 20))
+    num_damaged = 0
+    for _ in range(150):
+        content = bytearray(good)
+        for _ in range(generator.choice((1, 3, 10))):
+            content[generator.randrange(min(len(content), 400))] = generator.randrange(256)
+        try:
+            (image,) = decode(_samples([bytes(content)])).columns["jpg"]
+        except DataError as error:
+            num_damaged += 1
+            assert error.row == 0
+        else:
+            assert isinstance(image, np.ndarray) and image.dtype == np.uint8
+    assert 0 < num_damaged
+
+
+def test_postscript_is_refused_and_no_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **_: started.append(command))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    with pytest.raises(DataError, match="cannot identify"):
+        _decoded(_encoded(_picture(20, 20), "EPS"), "png")
+    assert not started
 
 
 def test_garbage_is_damage_and_names_its_row() -> None:
@@ -189,6 +256,50 @@ def test_scaled_is_close_to_exact() -> None:
     )
     assert np.abs(exact - scaled).mean() < 2
     assert np.abs(exact - scaled).max() > 0  # it really is another way
+
+
+def test_a_scaled_crop_shows_the_same_region_as_an_exact_one() -> None:
+    # In the ramp a pixel's red and green are its place, so an error is a shift in pixels.
+    rows, columns = np.mgrid[0:1000, 0:1000] // 4
+    ramp = np.stack([rows, columns, np.full_like(rows, 128)], axis=-1).astype(np.uint8)
+    content = _encoded(Image.fromarray(ramp), quality=98, subsampling=0)
+    samples = _samples([content] * 40, seed=1)
+    exact, scaled = (
+        make_decoder(ImageOptions(size=(32, 32), crop="random", fidelity=fidelity))(samples)
+        for fidelity in ("exact", "scaled")
+    )
+    shift = 4 * np.subtract(scaled.columns["jpg"], exact.columns["jpg"], dtype=np.float64)
+    boxes = crops.boxes(samples, np.full((40, 2), 1000), ImageOptions(size=(32, 32), crop="random"))
+    pixel = boxes[:, 2:] / 32  # one pixel of the output, in pixels of the image
+    assert (np.abs(shift[..., :2].mean(axis=(1, 2))) < 0.5 * pixel + 2).all()
+
+
+def test_results_share_no_memory_with_what_is_decoded_next() -> None:
+    contents = [_encoded(_picture(60, 50, seed=n)) for n in range(3)]
+    for options in (ImageOptions(), ImageOptions(flip=True), ImageOptions(size=(60, 50))):
+        decode = make_decoder(options)
+        first = decode(_samples(contents)).columns["jpg"]
+        before = [np.array(image) for image in first]
+        decode(_samples(contents[::-1], first=7))
+        assert all(np.array_equal(image, old) for image, old in zip(first, before, strict=True))
+        assert all(image.flags.writeable for image in first)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists threads in /proc")
+def test_decoding_starts_no_threads_of_its_own() -> None:
+    contents = [_encoded(_picture(400, 500, seed=n), k) for n, k in enumerate(("JPEG", "PNG"))]
+    decode = make_decoder(ImageOptions(size=(224, 224), crop="random", flip=True))
+
+    def started() -> set[str]:
+        decode(_samples(contents[:1]))  # what a first call loads
+        before = set(os.listdir("/proc/self/task"))
+        for number in range(8):  # both flips, many crops
+            decode(_samples(contents, first=2 * number))
+        return set(os.listdir("/proc/self/task")) - before
+
+    # A thread of its own: torch's pool would be started anew for it.
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(started).result() == set()
 
 
 def test_chunks_and_threads_change_nothing() -> None:
@@ -299,6 +410,39 @@ def test_pickled_arrays_are_refused() -> None:
     np.save(raw, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="allow_pickle"):
         _decoded(raw.getvalue(), "npy")
+
+
+def test_an_archive_or_a_claim_of_petabytes_is_damage_too() -> None:
+    archive, huge = io.BytesIO(), io.BytesIO()
+    np.savez(archive, a=np.ones(3))
+    np.lib.format.write_array_header_1_0(
+        huge, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)}
+    )
+    for content in (archive.getvalue(), huge.getvalue()):
+        with pytest.raises(DataError, match="field 'npy'"):
+            _decoded(content, "npy")
+
+
+def test_flipped_bytes_give_an_array_or_damage_and_nothing_else() -> None:
+    raw = io.BytesIO()
+    np.save(raw, np.arange(6.0).reshape(2, 3))
+    generator = random.Random(3)
+    num_damaged = 0
+    for _ in range(500):
+        content = bytearray(raw.getvalue())
+        for _ in range(generator.choice((1, 3))):
+            content[generator.randrange(len(content))] = generator.choice(b"\0\xff9(' ")
+        try:
+            assert isinstance(_decoded(bytes(content), "npy"), np.ndarray | np.generic)
+        except DataError:
+            num_damaged += 1
+    assert 0 < num_damaged < 500
+
+
+def test_rows_of_numbers_are_not_taken_for_text() -> None:
+    tokens = Ragged(np.arange(10, dtype=np.int32), np.array([0, 4]), np.array([4, 6]))
+    samples = Samples(ids=np.arange(2), keys=["a", "b"], columns={"text": tokens})
+    assert make_decoder(ImageOptions())(samples).columns["text"] is tokens
 
 
 @pytest.mark.parametrize(
