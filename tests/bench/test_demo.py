@@ -39,6 +39,19 @@ def test_finished_crops_are_taken_again_and_others_are_cut_anew(tmp_path: Path) 
     assert len(cut) == 96 + 32
 
 
+def test_crops_that_were_left_half_cut_are_never_taken(tmp_path: Path) -> None:
+    first = make_crops(tmp_path, SMALL)
+    whole = {path.name: path.read_bytes() for path in first.loose.glob("*/*.jpg")}
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_crops(tmp_path, CropSettings(num_train=16, num_held_out=16), on_crop=interrupt)
+    again = make_crops(tmp_path, SMALL)
+    assert {path.name: path.read_bytes() for path in again.loose.glob("*/*.jpg")} == whole
+
+
 def test_crops_have_their_natural_size(tmp_path: Path) -> None:
     crops = make_crops(tmp_path, SMALL)
     with iopipe.read(crops.train).decode().run() as run:
