@@ -26,7 +26,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 import iopipe
-from iopipe.bench.harness import environment
+from iopipe.bench.harness import environment, write_results
 from iopipe.bench.model import Trainer
 from iopipe.bench.photographs import CropSet, CropSettings, make_crops
 
@@ -68,6 +68,20 @@ class LoaderResult:
             "starved": f"{100 * self.report.attributed_stall_fraction:.1f} %",
             "loss": f"{self.loss:.3f}",
             "accuracy": f"{100 * self.accuracy:.1f} %",
+        }
+
+    def measured(self) -> dict[str, object]:
+        """The same, as numbers."""
+        report = self.report
+        return {
+            "name": self.name,
+            "samples_per_second": self.num_samples / self.seconds,
+            "cpu_seconds_per_1000": 1000 * self.cpu_seconds / self.num_samples,
+            "compute_stream": report.compute_stream,
+            "attributed_stall_fraction": report.attributed_stall_fraction,
+            "causes": dict(report.causes),
+            "loss": self.loss,
+            "accuracy": self.accuracy,
         }
 
     @property
@@ -128,6 +142,12 @@ def run_demo(
         table=[result.row() for result in results],
         runs=[(result.name, result.report) for result in results],
         environment={**environment(), "device": device, "job": _job(settings)},
+    )
+    write_results(
+        out / "results.json",
+        command=f"iopipe demo --device {device}",
+        cache={"state": "warm: the crops were just written"},
+        rows=[result.measured() for result in results],
     )
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def test_the_demo_trains_twice_and_writes_its_page(
         assert 0 <= result.report.attributed_stall_fraction <= 1
         assert 0 <= result.accuracy <= 1
         assert result.cpu_seconds > 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["accuracy"] for row in rows] == [result.accuracy for result in results]
     page = (tmp_path / "report.html").read_text()
     assert all(result.name in page for result in results)
     printed = capsys.readouterr().out
