@@ -8,6 +8,7 @@ that whatever else the machine does falls on both.
 from __future__ import annotations
 
 import math
+import os
 import random
 import resource
 import time
@@ -42,7 +43,7 @@ class DemoSettings:
     size: int = 64
     batch_size: int = 64
     num_epochs: int = 4
-    num_workers: int = 2
+    num_workers: int = field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))))
     """Processes of the DataLoader, and as many decode threads of iopipe."""
 
 
