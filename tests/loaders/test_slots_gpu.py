@@ -60,13 +60,14 @@ def test_the_classic_prefetch_loop_corrupts_batches_and_ours_does_not() -> None:
 
 def test_host_slots_are_pinned_and_nothing_is_allocated_in_steady_state() -> None:
     delivery = SlotDelivery(CudaLink("cuda"))
-    _our_loop(delivery)
-    assert delivery._host.take(1).buffer.is_pinned()
+    for _ in range(2):
+        _our_loop(delivery)
     before = torch.cuda.memory_stats()["num_device_alloc"]
-    num_slots = delivery._host.num_allocated
     assert _our_loop(delivery) == list(range(NUM_BATCHES))
     assert torch.cuda.memory_stats()["num_device_alloc"] == before
-    assert delivery._host.num_allocated == num_slots
+    # How many of the four were needed depends on how far the copies fell behind.
+    assert delivery._host.num_allocated <= 4
+    assert delivery._host.take(1).buffer.is_pinned()
 
 
 def test_a_run_on_the_device_delivers_what_the_host_delivers(tmp_path: Path) -> None:
