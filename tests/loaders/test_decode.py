@@ -270,8 +270,11 @@ def test_a_scaled_crop_shows_the_same_region_as_an_exact_one() -> None:
     )
     shift = 4 * np.subtract(scaled.columns["jpg"], exact.columns["jpg"], dtype=np.float64)
     boxes = crops.boxes(samples, np.full((40, 2), 1000), ImageOptions(size=(32, 32), crop="random"))
-    pixel = boxes[:, 2:] / 32  # one pixel of the output, in pixels of the image
-    assert (np.abs(shift[..., :2].mean(axis=(1, 2))) < 0.5 * pixel + 2).all()
+    # Every edge lies within half a pixel of the output; 3 pixels of the image are the JPEG's.
+    allowed = 0.5 * boxes[:, 2:] / 32 + 3
+    for edge in (0, -1):
+        assert (np.abs(shift[:, edge, :, 0].mean(axis=1)) <= allowed[:, 0]).all()
+        assert (np.abs(shift[:, :, edge, 1].mean(axis=1)) <= allowed[:, 1]).all()
 
 
 def test_results_share_no_memory_with_what_is_decoded_next() -> None:
@@ -286,12 +289,12 @@ def test_results_share_no_memory_with_what_is_decoded_next() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists threads in /proc")
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="torch has no pool that could start")
 def test_decoding_starts_no_threads_of_its_own() -> None:
     contents = [_encoded(_picture(400, 500, seed=n), k) for n, k in enumerate(("JPEG", "PNG"))]
     decode = make_decoder(ImageOptions(size=(224, 224), crop="random", flip=True))
 
     def started() -> set[str]:
-        decode(_samples(contents[:1]))  # what a first call loads
         before = set(os.listdir("/proc/self/task"))
         for number in range(8):  # both flips, many crops
             decode(_samples(contents, first=2 * number))
