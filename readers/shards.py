@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.readers.index import SUFFIX, IndexBuilder, save_index, split_name, stamp_of
 from iopipe.readers.manifest import NAME, Manifest, ShardEntry, write_manifest
 from iopipe.readers.tar import END_OF_ARCHIVE, Member, header_blocks, padding
@@ -120,8 +120,9 @@ class _Shard:
             header = header_blocks(member, len(content))
             self._builder.add(key, name, Member(member, self.num_bytes + len(header), len(content)))
             tail = padding(len(content))
-            for part in (header, content, tail):
-                self._file.write(part)
+            with _writing(self._path):
+                for part in (header, content, tail):
+                    self._file.write(part)
             self.num_bytes += len(header) + len(content) + len(tail)
         if self._builder.faults:
             fault = self._builder.faults[0]
@@ -129,9 +130,10 @@ class _Shard:
         self.num_samples += 1
 
     def complete(self) -> ShardEntry:
-        self._file.write(END_OF_ARCHIVE)
-        self._file.close()
-        os.replace(self._temporary, self._path)
+        with _writing(self._path):
+            self._file.write(END_OF_ARCHIVE)
+            self._file.close()
+            os.replace(self._temporary, self._path)
         store, place = PosixStore(), Path(f"{self._path}{SUFFIX}")
         save_index(self._builder.build(), stamp_of(store, str(self._path)), [place])
         num_bytes = self.num_bytes + len(END_OF_ARCHIVE)
@@ -142,6 +144,18 @@ class _Shard:
         with contextlib.suppress(OSError):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk or a lost permission names the shard."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(
+            f"cannot write {str(path)!r}: {reason}; make room or choose another folder"
+        ) from error
 
 
 def _as_bytes(name: str, value: Any) -> bytes:

@@ -14,45 +14,34 @@ Each is an event in stream order, so it lies at the later of the moment it was r
 the moment the stream got there.  T..A is therefore the part of the host's wait that found
 the stream idle (input, host), A..B what the copy still took (input, device), E..T what the
 user's own code took.  Time that the stream had work for is charged to nobody, however long
-the host waited.
+the host waited.  A lap is B..B, from one batch to the next; wall time is the sum of laps, on
+the stream's clock as well, since the host may be far ahead of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from iopipe.meter.events import HostEvents
-from iopipe.meter.report import EdgeReport, ErrorReport, Percentiles, Report, StageReport, Step
-from iopipe.meter.spans import Span, attribute
-from iopipe.protocols import Cause, Event, Events
+from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
+from iopipe.meter.spans import Span
+from iopipe.meter.tally import Kind, Lap, Tally
+from iopipe.protocols import Event, Events
 
 T = TypeVar("T")
 
-
-@dataclass(slots=True)
-class _Record:
-    """One hand-off whose events the device may not have reached yet."""
-
-    end: Event
-    request: Event
-    handed: Event
-    ready: Event
-    request_ns: int
-    handed_ns: int
-    previous_ns: int
-    spans: Sequence[Span]
+Mark: TypeAlias = tuple[Event, int]
+"""A moment on the stream's clock and on the host's."""
 
 
 class Meter:
     """Measures any loop over batches; for one thread.
 
-    `watch(loader)` wraps a foreign loader; an iopipe run has a meter of its own.
+    `watch(loader)` wraps a foreign loader; an iopipe run has a meter of its own.  May go on
+    over several iterations; the time between `finish` and the next `enter` is left out.
     """
 
     def __init__(
@@ -62,40 +51,40 @@ class Meter:
         clock: Callable[[], int] = time.perf_counter_ns,
         max_steps: int = 100_000,
     ) -> None:
+        """`max_steps` bounds what is kept of single steps; totals cover all of them."""
         self._events: Events = events if events is not None else HostEvents(clock)
         self._clock = clock
-        self._pending: deque[_Record] = deque()
-        self._steps: deque[Step] = deque(maxlen=max_steps)
-        self._leads_ns: deque[int] = deque(maxlen=max_steps)
-        self._causes_ns: dict[Cause, int] = {}
-        self._stall_ns = 0
-        self._other_host_ns = 0
-        self._num_steps = 0
-        self._num_samples = 0
+        self._tally = Tally(self._events, max_steps)
+        self._pending: deque[Lap] = deque()
+        self._origin: Event | None = None
         self._end: Event | None = None
         self._request: tuple[Event, int] | None = None
-        self._anchor: tuple[Event, int] | None = None
-        self._started_ns: int | None = None
-        self._started_cpu_ns = 0
-        self._first_handed_ns: int | None = None
-        self._last_handed_ns = 0
-        self._last_ns = 0
+        self._num_samples = 0
+        self._is_open = False
         self._cpu_ns = 0
+        self._cpu_since_ns: int | None = None
 
     def watch(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of any loader, measured; its waits have the cause 'loader'."""
-        batches = iter(loader)
-        while True:
+        """The batches of any loader, measured; its waits have the cause 'loader'.
+
+        One iteration; call it again for the next epoch.  The start of the loader's workers
+        belongs to the wait for its first batch.
+        """
+        try:
             self.enter()
-            start_ns = self._clock()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                self.finish()
-                return
-            span = Span("loader", "loader", start_ns, self._clock())
-            self.handoff(spans=(span,), num_samples=_num_samples(batch))
-            yield batch
+            batches = iter(loader)
+            while True:
+                start_ns = self._clock()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                span = Span("loader", "loader", start_ns, self._clock())
+                self.handoff(spans=(span,), num_samples=_num_samples(batch))
+                yield batch
+                self.enter()
+        finally:
+            self.finish()
 
     def step(self) -> None:
         """The kernels of this step are enqueued; optional, makes the end of it exact."""
@@ -104,14 +93,13 @@ class Meter:
         self._end = self._events.record()
 
     def enter(self) -> None:
-        """The training loop asks for its next batch."""
-        now_ns = self._clock()
-        if self._started_ns is None:
-            self._started_ns, self._started_cpu_ns = now_ns, time.process_time_ns()
-        self._last_ns = now_ns
-        self._request = (self._events.record(), now_ns)
-        if self._anchor is None:
-            self._anchor = self._request
+        """The training loop asks for its next batch.
+
+        Asking again for a batch that did not come (its loader raised) is the same wait.
+        """
+        self._asked()
+        if self._cpu_since_ns is None:
+            self._cpu_since_ns = time.process_time_ns()
         self._harvest()
 
     def handoff(
@@ -123,36 +111,26 @@ class Meter:
         """
         if self._request is None:
             raise RuntimeError("handoff comes after enter")
+        handed_ns = self._clock()
         handed = self._events.record()
+        arrived = handed
         if ready is not None:
             self._events.wait(ready)
-        arrived = self._events.record() if ready is not None else handed
-        handed_ns = self._clock()
-        self._num_samples += num_samples
-        request, request_ns = self._request
-        if self._first_handed_ns is None:
-            self._first_handed_ns = handed_ns
-        else:
-            end = request if self._end is None else self._end
-            self._pending.append(
-                _Record(
-                    end,
-                    request,
-                    handed,
-                    arrived,
-                    request_ns,
-                    handed_ns,
-                    self._last_handed_ns,
-                    tuple(spans),
-                )
-            )
-        self._last_handed_ns = self._last_ns = handed_ns
-        self._request = self._end = None
+            arrived = self._events.record()
+        kind: Kind = "step"
+        if self._origin is None:
+            kind = "again" if self._is_open else "first"
+        self._add_lap(kind, self._request, (handed, handed_ns), arrived, spans)
+        self._is_open = True
+        self._origin, self._num_samples = arrived, num_samples
 
     def finish(self) -> None:
-        """There is no next batch."""
-        self._request = None
-        self._cpu_ns = time.process_time_ns() - self._started_cpu_ns
+        """There is no next batch; ends the last step.  Idempotent."""
+        if self._origin is not None:
+            request = self._asked()
+            self._add_lap("last", request, request, request[0], ())
+        self._origin = self._request = None
+        self._cpu_ns, self._cpu_since_ns = self._cpu_now_ns(), None
         self._harvest()
 
     def report(
@@ -162,100 +140,72 @@ class Meter:
         edges: tuple[EdgeReport, ...] = (),
         errors: ErrorReport | None = None,
     ) -> Report:
-        """What is known so far; steps that the device has not reached yet are left out."""
+        """What is known so far.  Steps that the device has not passed yet are left out of
+        all numbers; synchronise before if the last ones matter."""
         self._harvest()
-        first_ns = self._first_handed_ns
-        wall_ns = 0 if first_ns is None else self._last_ns - first_ns
+        tally = self._tally
+        wall_ns = tally.wall_ns
         return Report(
             compute_stream=self._events.stream,
-            num_steps=self._num_steps,
-            num_samples=self._num_samples,
+            num_steps=tally.num_steps,
+            num_samples=tally.num_samples,
             wall_seconds=wall_ns / 1e9,
-            samples_per_second=_ratio(self._num_samples * 1e9, wall_ns),
-            first_batch_seconds=self._first_batch_ns() / 1e9,
+            samples_per_second=_ratio(tally.num_samples * 1e9, wall_ns),
+            first_batch_seconds=tally.first_batch_ns / 1e9,
             cpu_seconds=self._cpu_now_ns() / 1e9,
-            attributed_stall_seconds=self._stall_ns / 1e9,
-            attributed_stall_fraction=_ratio(self._stall_ns, wall_ns),
-            causes={name: _ratio(part, wall_ns) for name, part in self._causes_ns.items()},
-            other_host_fraction=_ratio(self._other_host_ns, wall_ns),
-            step_ms=_percentiles([step.duration_ns for step in self._steps]),
-            stall_ms=_percentiles([step.stall_ns for step in self._steps]),
-            lead_ms=self._lead_ms(),
+            attributed_stall_seconds=tally.stall_ns / 1e9,
+            attributed_stall_fraction=_ratio(tally.stall_ns, wall_ns),
+            causes={name: _ratio(part, wall_ns) for name, part in tally.causes_ns.items()},
+            other_host_fraction=_ratio(tally.other_host_ns, wall_ns),
+            step_ms=tally.step_ms(),
+            stall_ms=tally.stall_ms(),
+            lead_ms=tally.lead_ms(),
             stages=stages,
             edges=edges,
             errors=errors or ErrorReport(),
-            steps=tuple(self._steps),
+            steps=tuple(tally.steps),
         )
 
-    # ---- harvest ---------------------------------------------------------------------
+    # ---- laps ------------------------------------------------------------------------
 
-    def _harvest(self) -> None:
-        """Take in the steps whose last event the device has passed, oldest first."""
-        while self._pending and self._events.done(self._pending[0].ready):
-            self._take_in(self._pending.popleft())
+    def _asked(self) -> Mark:
+        if self._request is None:
+            host_ns = self._clock()
+            self._request = (self._events.record(), host_ns)
+        return self._request
 
-    def _take_in(self, record: _Record) -> None:
-        events = self._events
-        host_ns = events.elapsed_ns(record.request, record.handed)
-        device_ns = events.elapsed_ns(record.handed, record.ready)
-        causes = attribute(record.spans, record.handed_ns - host_ns, record.handed_ns)
-        if device_ns:
-            causes["h2d"] = causes.get("h2d", 0) + device_ns
-        for cause, part_ns in causes.items():
-            self._causes_ns[cause] = self._causes_ns.get(cause, 0) + part_ns
-        self._num_steps += 1
-        self._stall_ns += host_ns + device_ns
-        self._other_host_ns += events.elapsed_ns(record.end, record.request)
-        self._leads_ns.append(self._run_ahead_ns(record))
-        self._steps.append(
-            Step(
-                start_ns=record.previous_ns - (self._first_handed_ns or 0),
-                duration_ns=record.handed_ns - record.previous_ns,
-                stall_ns=host_ns + device_ns,
-                cause=max(causes, key=lambda cause: causes[cause]) if causes else "queue",
+    def _add_lap(
+        self, kind: Kind, request: Mark, handed: Mark, ready: Event, spans: Sequence[Span]
+    ) -> None:
+        self._pending.append(
+            Lap(
+                kind=kind,
+                origin=request[0] if self._origin is None else self._origin,
+                end=self._end,
+                request=request[0],
+                handed=handed[0],
+                ready=ready,
+                request_ns=request[1],
+                handed_ns=handed[1],
+                spans=tuple(spans),
+                num_samples=self._num_samples,
             )
         )
-        self._give_back(record)
+        self._request = self._end = None
+        self._num_samples = 0
 
-    def _run_ahead_ns(self, record: _Record) -> int:
-        """How much later the stream reached the request than the host made it, up to a
-        constant: the distance of the two clocks, which `_lead_ms` takes out."""
-        if self._anchor is None:
-            return 0
-        event, host_ns = self._anchor
-        return self._events.elapsed_ns(event, record.request) - (record.request_ns - host_ns)
-
-    def _lead_ms(self) -> float:
-        """No event is reached before it is recorded, so the smallest distance seen is the
-        closest to the clocks' own."""
-        if not self._leads_ns:
-            return 0.0
-        return float(np.median(self._leads_ns) - min(0, min(self._leads_ns))) / 1e6
-
-    def _give_back(self, record: _Record) -> None:
-        anchor = self._anchor[0] if self._anchor is not None else None
-        for event in {
-            id(e): e for e in (record.end, record.request, record.handed, record.ready)
-        }.values():
-            if event is not anchor:
+    def _harvest(self) -> None:
+        """Take in the laps whose last event the device has passed, oldest first."""
+        while self._pending and self._events.done(self._pending[0].ready):
+            lap = self._pending.popleft()
+            self._tally.add(lap)
+            for event in lap.spent_events():
                 self._events.release(event)
 
-    def _first_batch_ns(self) -> int:
-        if self._started_ns is None or self._first_handed_ns is None:
-            return 0
-        return self._first_handed_ns - self._started_ns
-
     def _cpu_now_ns(self) -> int:
-        if self._cpu_ns or self._started_ns is None:
+        if self._cpu_since_ns is None:
             return self._cpu_ns
-        return time.process_time_ns() - self._started_cpu_ns
-
-
-def _percentiles(values_ns: list[int]) -> Percentiles:
-    if not values_ns:
-        return Percentiles()
-    p50, p95, p99 = np.percentile(values_ns, (50, 95, 99)) / 1e6
-    return Percentiles(p50=float(p50), p95=float(p95), p99=float(p99))
+        return self._cpu_ns + time.process_time_ns() - self._cpu_since_ns
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -264,9 +214,10 @@ def _ratio(part: float, whole: float) -> float:
 
 def _num_samples(batch: Any) -> int:
     """The first dimension of the first array in a batch; 0 where there is none."""
-    parts = batch.values() if isinstance(batch, dict) else batch
-    candidates = [batch] if hasattr(batch, "shape") else parts
-    for part in candidates if isinstance(candidates, Iterable) else ():
-        if getattr(part, "shape", ()):
-            return int(part.shape[0])
-    return 0
+    if shape := getattr(batch, "shape", None):
+        return int(shape[0])
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if not isinstance(batch, list | tuple):
+        return 0
+    return next(filter(None, map(_num_samples, batch)), 0)

@@ -67,10 +67,11 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step: from the hand-off of the batch before it to the hand-off of its own."""
+    """One step: from the arrival of the batch before it to the arrival of its own, on the
+    clock of the compute stream."""
 
     start_ns: int
-    """Since the first hand-off."""
+    """Since the arrival of the first batch, pauses between iterations left out."""
     duration_ns: int
     stall_ns: int
     """The part of it in which the compute stream had nothing to do because of the input."""
@@ -86,16 +87,24 @@ class Report:
     """Whose clock the stalls are on.  'host thread': compute runs where the batches are
     asked for, so every wait for a batch is a stall."""
     num_steps: int = 0
+    """Hand-offs after the first one, each with the step before it."""
     num_samples: int = 0
+    """Consumed within `wall_seconds`; a batch counts when its step is over."""
     wall_seconds: float = 0.0
-    """From the first hand-off to the last request; what came before is `first_batch`."""
+    """On the clock of `compute_stream`, from the arrival of the first batch to the last
+    request; pauses between two iterations are left out."""
     samples_per_second: float = 0.0
-    """All samples over `wall_seconds`: what the training loop consumed."""
+    """`num_samples` over `wall_seconds`: what the training loop consumed."""
     first_batch_seconds: float = 0.0
-    """From the first request to the first hand-off."""
+    """From the first request until the first batch was there, copies included; no part of
+    `wall_seconds` and of no stall."""
     cpu_seconds: float = 0.0
-    """Of this process since the first request, all threads, the training step included."""
+    """Of this process while it iterated, all threads, the training step included; worker
+    processes are not seen."""
     attributed_stall_seconds: float = 0.0
+    """Time in which the compute stream had nothing to do because its input was not there.  A
+    step that is slow to launch its kernels would have left part of it idle anyway, so this is
+    the most that a faster input can win back."""
     attributed_stall_fraction: float = 0.0
     """Near 0: the step was fed; near 1: it waited nearly all the time."""
     causes: Mapping[str, float] = field(default_factory=dict)
@@ -105,15 +114,19 @@ class Report:
     """Idle between the end of a step and the request for the next batch: the user's own
     code, not the input.  Measured only where `step()` marks the end of each step."""
     step_ms: Percentiles = field(default_factory=Percentiles)
+    """From batch to batch.  p99 far above p50: a few steps wait for stragglers."""
     stall_ms: Percentiles = field(default_factory=Percentiles)
+    """The starved part of them.  p50 near 0 with a large p99: bursts, which deeper buffers
+    cover; p50 near p99: a loader that is too slow throughout."""
     lead_ms: float = 0.0
     """Median host run-ahead: how long the stream still had work when the next batch was
-    asked for.  Falls towards 0 before stalls begin; always 0 on the host thread."""
+    asked for.  Falls towards 0 before stalls begin; always 0 on the host thread.  Taken from
+    two clocks (see `meter.lead`): too small until the stream was once found idle."""
     stages: tuple[StageReport, ...] = ()
     edges: tuple[EdgeReport, ...] = ()
     errors: ErrorReport = field(default_factory=ErrorReport)
     steps: tuple[Step, ...] = field(default=(), repr=False)
-    """The last steps, for pictures."""
+    """The last steps (`max_steps` of the meter), for pictures; the percentiles are theirs."""
 
     @property
     def verdict(self) -> str:

@@ -22,7 +22,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.protocols import Samples, Store
 from iopipe.readers import WebDatasetSource, WebDatasetWriter
 from iopipe.readers.index import SUFFIX, build_index
@@ -230,7 +230,10 @@ def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as a full disk: write fails
     try:
-        with pytest.raises(OSError, match="File too large"), WebDatasetWriter(tmp_path) as writer:
+        with (
+            pytest.raises(StorageError, match=r"shard-000000\.tar.*file too large"),
+            WebDatasetWriter(tmp_path) as writer,
+        ):
             writer.write({"__key__": "1", "jpg": b"x" * 5_000_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
