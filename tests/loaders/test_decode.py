@@ -290,6 +290,9 @@ def test_results_share_no_memory_with_what_is_decoded_next() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists threads in /proc")
 @pytest.mark.skipif(torch.get_num_threads() < 2, reason="torch has no pool that could start")
+@pytest.mark.skipif(
+    "AVX" not in torch.backends.cpu.get_cpu_capability(), reason="torch's serial kernel is AVX2's"
+)
 def test_decoding_starts_no_threads_of_its_own() -> None:
     contents = [_encoded(_picture(400, 500, seed=n), k) for n, k in enumerate(("JPEG", "PNG"))]
     decode = make_decoder(ImageOptions(size=(224, 224), crop="random", flip=True))
