@@ -4,7 +4,7 @@ Stands under the decode stage.  Invariant: within one unit of rounding of a bili
 whose support grows with the reduction, which is what Pillow and torch call antialiased.
 
 torch's 8-bit kernel is the fastest of those measured (bench/results), but only on contiguous
-input, where it also stays in the calling thread; so the crop is copied first.  No other
+input, where it also stays in the calling thread; so a crop is copied first.  No other
 operation of torch is used here: most would wake its thread pool, whose threads then spin
 beside ours (a `flip` of one image doubled the CPU time of all that followed).
 
@@ -39,8 +39,10 @@ def _resize(region: Pixels, target: Pixels) -> None:
     if region.shape == target.shape:
         target[...] = region
         return
-    contiguous = _scratch_like("region", region)
-    contiguous[...] = region
+    contiguous = region
+    if not region.flags.c_contiguous:
+        contiguous = _scratch_like("region", region)
+        contiguous[...] = region
     torch.ops.aten._upsample_bilinear2d_aa.out(
         _planes(contiguous), list(target.shape[:2]), False, None, None, out=_planes(target)
     )
@@ -52,4 +54,4 @@ def _scratch_like(name: str, pixels: Pixels) -> Pixels:
 
 def _planes(pixels: Pixels) -> torch.Tensor:
     """[1, 3, height, width] in channels-last order: the same memory, as torch names it."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)
