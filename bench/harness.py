@@ -12,9 +12,9 @@ import json
 import mmap
 import os
 import platform
+import shutil
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -199,10 +199,16 @@ def _cpu_model() -> str:
 
 
 def _gpu() -> dict[str, str]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    """From the driver's own tool, so that no CUDA context is made to ask."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
         return {}
-    return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    command = (tool, "--query-gpu=name,driver_version", "--format=csv,noheader")
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:  # the tool without a GPU
+        return {}
+    gpus = [line.rpartition(", ") for line in answer.stdout.splitlines()]
+    return {"gpu": ", ".join(name for name, _, _ in gpus), "driver": gpus[0][2]}
 
 
 # ---- the page cache ------------------------------------------------------------------

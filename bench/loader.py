@@ -58,7 +58,7 @@ def main() -> None:
                 Contestant(
                     name,
                     (sys.executable, str(_PEERS / script), str(folder), *rest,
-                     "--seconds", str(options.seconds)),
+                     "--workers", str(options.workers), "--seconds", str(options.seconds)),
                 )
                 for name, (script, *rest) in _CONTESTANTS.items()
             ],
@@ -68,8 +68,8 @@ def main() -> None:
         after = residency(written)
     write_results(
         options.json,
-        command=f"python -m iopipe.bench.loader --images DIR --rounds {options.rounds} "
-        f"--seconds {options.seconds:g} --json FILE",
+        command=f"python -m iopipe.bench.loader --images DIR --workers {options.workers} "
+        f"--rounds {options.rounds} --seconds {options.seconds:g} --json FILE",
         cache={"state": "warm", "before": before, "after": after},
         rows=[
             {"name": name, "num_rounds": options.rounds, **runs.summary(), "runs": runs.rows}
@@ -85,6 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="processes, or decode threads")
     parser.add_argument("--seconds", type=float, default=8.0)
     return parser.parse_args()
 

@@ -42,7 +42,8 @@ def _loader(content: dict[str, Any]) -> str:
             _where(content) + f" Page cache warm: {resident:.0f} % resident. `exact` resizes the "
             "fully decoded image with an antialiased filter; `scaled` lets libjpeg scale where "
             "the crop allows it and takes its faster transforms; the DataLoaders use simplejpeg "
-            "with such scaling, OpenCV's area filter and two workers.",
+            "with such scaling and OpenCV's area filter, and as many worker processes as iopipe "
+            "has decode threads.",
         )
     )
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from iopipe.meter.report import Report, Step
+from iopipe.meter.report import EdgeReport, Report, Step
+from iopipe.protocols import Cause
 from iopipe.report.style import CAUSE_COLORS, CSS
 
 _WIDTH = 1000
@@ -75,7 +76,8 @@ def _pictures(runs: Sequence[tuple[str, Report]]) -> Iterator[str]:
     for name, report in runs:
         yield (
             f'<section class="run"><h3>{escape(name)}</h3><p>{escape(report.verdict)}</p>'
-            f"{_timeline(name, report, longest_ns)}{_legend(report)}{_stages(report)}</section>"
+            f"{_timeline(name, report, longest_ns)}{_legend(report)}{_numbers(report)}"
+            f"{_stages(report)}</section>"
         )
 
 
@@ -106,24 +108,37 @@ def _groups(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
 
 
 def _bar(steps: Sequence[Step], origin_ns: int, longest_ns: int) -> str:
-    duration_ns = sum(step.duration_ns for step in steps)
-    stall_ns = sum(step.stall_ns for step in steps)
-    share = min(1.0, stall_ns / duration_ns) if duration_ns else 0.0
-    cause = max(steps, key=lambda step: step.stall_ns).cause
-    left = _WIDTH * (steps[0].start_ns - origin_ns) / longest_ns
-    width = max(_WIDTH * duration_ns / longest_ns, 0.05)
-    height = 100 * share
-    tip = (
-        f"{len(steps)} step{'s' * (len(steps) > 1)}, {duration_ns / 1e6:.1f} ms, starved "
-        f"{100 * share:.0f} %" + (f" ({cause})" if stall_ns else "")
-    )
-    place = f'x="{left:.2f}" width="{width:.2f}"'
+    duration_ns = sum(step.duration_ns for step in steps) or 1
+    causes_ns: dict[Cause, int] = {}
+    for step in steps:
+        causes_ns[step.cause] = causes_ns.get(step.cause, 0) + step.stall_ns
+    start_ns = steps[0].start_ns - origin_ns
+    # Edges are rounded, not widths: neighbours share theirs, and no seam shows between them.
+    left = round(_WIDTH * start_ns / longest_ns, 2)
+    right = round(_WIDTH * (start_ns + duration_ns) / longest_ns, 2)
+    place = f'x="{left:.2f}" width="{max(right - left, 0.05):.2f}"'
+    parts = []
+    top = 100.0
+    for cause, stall_ns in sorted(causes_ns.items(), key=lambda part: -part[1]):
+        height = min(100 * stall_ns / duration_ns, top)
+        top -= height
+        parts.append(
+            f'<rect fill="{CAUSE_COLORS[cause]}" {place} y="{top:.1f}" height="{height:.1f}"/>'
+        )
     return (
-        f"<g><title>{escape(tip)}</title>"
-        f'<rect class="busy" {place} y="0" height="{100 - height:.1f}"/>'
-        f'<rect fill="{CAUSE_COLORS[cause]}" {place} y="{100 - height:.1f}" '
-        f'height="{height:.1f}"/></g>'
+        f"<g><title>{escape(_tip(steps, causes_ns, duration_ns))}</title>"
+        f'<rect class="busy" {place} y="0" height="{top:.1f}"/>{"".join(parts)}</g>'
     )
+
+
+def _tip(steps: Sequence[Step], causes_ns: Mapping[Cause, int], duration_ns: int) -> str:
+    starved = ", ".join(
+        f"{cause} {100 * stall_ns / duration_ns:.0f} %"
+        for cause, stall_ns in causes_ns.items()
+        if stall_ns
+    )
+    many = "s" * (len(steps) > 1)
+    return f"{len(steps)} step{many}, {duration_ns / 1e6:.1f} ms, starved: {starved or 'no'}"
 
 
 def _legend(report: Report) -> str:
@@ -138,19 +153,39 @@ def _legend(report: Report) -> str:
     return f'<ul class="legend">{busy}{"".join(items)}</ul>'
 
 
+def _numbers(report: Report) -> str:
+    step, stall = report.step_ms, report.stall_ms
+    return (
+        f'<p class="numbers">step: median {step.p50:.1f} ms, p99 {step.p99:.1f} ms · starved '
+        f"in it: median {stall.p50:.1f} ms, p99 {stall.p99:.1f} ms · host run-ahead "
+        f"{report.lead_ms:.1f} ms · clock: {escape(report.compute_stream)}</p>"
+    )
+
+
 def _stages(report: Report) -> str:
     if not report.stages:
         return ""
+    edges = {edge.name: edge for edge in report.edges}
     rows = [
         {
             "stage": stage.name,
             "threads": stage.concurrency,
             "busy": f"{100 * stage.busy_fraction:.0f} %",
-            "queue behind it": f"{edge.mean_occupancy:.1f} of {edge.capacity}",
+            **_edge(edges.get(stage.name)),
         }
-        for stage, edge in zip(report.stages, report.edges, strict=True)
+        for stage in report.stages
     ]
-    return f"<details><summary>Stages</summary>{_table(rows)}</details>"
+    return f"<details><summary>Stages and queues</summary>{_table(rows)}</details>"
+
+
+def _edge(edge: EdgeReport | None) -> dict[str, str]:
+    if edge is None:
+        return {"queue behind it": "", "waited for room": "", "next stage waited": ""}
+    return {
+        "queue behind it": f"{edge.mean_occupancy:.1f} of {edge.capacity}",
+        "waited for room": f"{edge.put_wait_seconds:.1f} s",
+        "next stage waited": f"{edge.get_wait_seconds:.1f} s",
+    }
 
 
 def _pairs(values: Mapping[str, str]) -> str:

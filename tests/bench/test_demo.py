@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_finished_crops_are_taken_again_and_others_are_cut_anew(tmp_path: Path) 
     assert len(cut) == 96 + 32
 
 
+def test_crops_that_were_left_half_cut_are_never_taken(tmp_path: Path) -> None:
+    first = make_crops(tmp_path, SMALL)
+    whole = {path.name: path.read_bytes() for path in first.loose.glob("*/*.jpg")}
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_crops(tmp_path, CropSettings(num_train=16, num_held_out=16), on_crop=interrupt)
+    again = make_crops(tmp_path, SMALL)
+    assert {path.name: path.read_bytes() for path in again.loose.glob("*/*.jpg")} == whole
+
+
 def test_crops_have_their_natural_size(tmp_path: Path) -> None:
     crops = make_crops(tmp_path, SMALL)
     with iopipe.read(crops.train).decode().run() as run:
@@ -61,6 +75,8 @@ def test_the_demo_trains_twice_and_writes_its_page(
         assert 0 <= result.report.attributed_stall_fraction <= 1
         assert 0 <= result.accuracy <= 1
         assert result.cpu_seconds > 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["accuracy"] for row in rows] == [result.accuracy for result in results]
     page = (tmp_path / "report.html").read_text()
     assert all(result.name in page for result in results)
     printed = capsys.readouterr().out

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from iopipe.bench import harness
-from iopipe.bench.harness import Contestant, interleave, residency, run_one, write_results
+from iopipe.bench.harness import (
+    Contestant,
+    environment,
+    interleave,
+    residency,
+    run_one,
+    write_results,
+)
 
 COUNT = (
     "import json, sys, pathlib\n"
@@ -81,3 +88,14 @@ def test_results_say_where_they_come_from(tmp_path: Path) -> None:
     assert content["rows"] == [{"name": "a"}]
     assert {"date", "cpu", "cores", "python", "torch"} <= content["environment"].keys()
     assert os.uname().nodename not in path.read_text()
+
+
+def test_the_gpu_and_its_driver_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA X1, 570.1'\necho 'NVIDIA X1, 570.1'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = environment()
+    assert (found["gpu"], found["driver"]) == ("NVIDIA X1, NVIDIA X1", "570.1")
+    tool.write_text("#!/bin/sh\necho 'no devices were found'\nexit 9\n")
+    assert not {"gpu", "driver"} & environment().keys()

@@ -164,6 +164,7 @@ def test_lead_is_the_work_that_is_still_to_come(kernels: Kernels) -> None:
     assert starved.lead_ms == pytest.approx(10, rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, says torch
 def test_the_meter_never_synchronises(kernels: Kernels) -> None:
     meter = Meter(CudaEvents("cuda"))
     torch.cuda.set_sync_debug_mode("error")

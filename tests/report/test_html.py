@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -102,6 +103,37 @@ def test_the_picture_shows_all_time_and_the_starved_share(
     assert len(starved) == num_bars
     assert {a["height"] for a in starved} == {"25.0"}
     assert sum(float(str(a["width"])) for a in starved) == pytest.approx(1000, rel=0.01)
+
+
+def test_a_bar_of_several_steps_shows_each_of_their_causes(tmp_path: Path) -> None:
+    steps = tuple(
+        Step(
+            start_ns=n * 10**8,
+            duration_ns=10**8,
+            stall_ns=(40 if n % 2 else 20) * 10**6,
+            cause="decode" if n % 2 else "storage",
+        )
+        for n in range(1600)
+    )
+    run = replace(_report(1600), steps=steps)
+    write_html(
+        tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
+    )
+    rects = [a for tag, a in _Parsed((tmp_path / "page.html").read_text()).tags if tag == "rect"]
+    bars = {(a.get("fill"), a["y"], a["height"]) for a in rects}
+    assert bars == {
+        (None, "0", "70.0"),  # busy
+        (CAUSE_COLORS["decode"], "80.0", "20.0"),
+        (CAUSE_COLORS["storage"], "70.0", "10.0"),
+    }
+
+
+def test_stages_without_queues_are_shown(tmp_path: Path) -> None:
+    run = replace(_report(3), edges=())
+    write_html(
+        tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
+    )
+    assert "50 %" in _Parsed((tmp_path / "page.html").read_text()).words
 
 
 def test_runs_share_one_scale(tmp_path: Path) -> None:
