@@ -97,7 +97,7 @@ def _quiet_run(
 
 def run_one(command: Sequence[str]) -> dict[str, float]:
     """One run: what the command printed, its peak memory, and the machine's foreign load."""
-    foreign = _ForeignLoad()
+    foreign = ForeignLoad()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watch = _PeakMemory(process.pid)
         with watch:
@@ -151,7 +151,7 @@ def _pss_bytes(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-class _ForeignLoad:
+class ForeignLoad:
     """Cores kept busy by others since the start, judged by /proc/stat less our own."""
 
     def __init__(self) -> None:
