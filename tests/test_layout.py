@@ -39,11 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": CORE - {"pipeline", "run", "engine"},
     "run": CORE - {"pipeline", "run"},
     "pipeline": CORE - {"pipeline"},
+    "kernels": {"errors"},
     "readers": CONTRACTS | {"storage"},
-    "loaders": CORE | {"readers"},
+    "loaders": CORE | {"readers", "kernels"},
     "report": CORE,
-    "bench": CORE | {"readers", "loaders", "report"},
-    "cli": CORE | {"readers", "loaders", "report", "bench"},
+    "bench": CORE | {"readers", "loaders", "kernels", "report"},
+    "cli": CORE | {"readers", "loaders", "kernels", "report", "bench"},
 }
 
 

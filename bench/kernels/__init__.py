@@ -1,0 +1,1 @@
+"""Benchmarks of the kernels: one file of cases a kernel."""

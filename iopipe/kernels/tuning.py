@@ -1,0 +1,49 @@
+"""How a kernel is launched: looked up, never searched for, when it runs.
+
+Stands under every kernel.  Invariant: a configuration changes speed only; every one of a
+kernel gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One way to launch a kernel."""
+
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    """The compile-time sizes and variants of the kernel, by the names it gives them."""
+    num_warps: int = 4
+    num_stages: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What a launch is about, as far as it decides which configuration is fast."""
+
+    dtypes: tuple[str, ...]
+    """Of the inputs and outputs, as torch names them: ('uint8', 'bfloat16')."""
+    shape: Mapping[str, int]
+    """Named sizes; they are put into buckets for the key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What looking up and tuning must know of a kernel."""
+
+    name: str
+    functions: tuple[Any, ...]
+    """The Triton functions whose source is part of the key, helpers included."""
+    heuristic: Callable[[Problem], Config]
+    """A good configuration for any problem on any GPU; always works."""
+    candidates: Callable[[Problem], Sequence[Config]]
+    """What tuning tries; holds the heuristic's choice."""
+
+
+def resolve(kernel: Kernel, problem: Problem) -> Config:
+    """The configuration to launch `kernel` with."""
+    return kernel.heuristic(problem)

@@ -1,0 +1,11 @@
+"""Kernel tests run in Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# Triton reads this when a kernel is decorated, so it must be set before any is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
