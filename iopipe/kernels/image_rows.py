@@ -1,0 +1,256 @@
+"""Rows of a crop, resized across, then down, as they stream past: the heart of the kernel.
+
+Stands under `image_kernel`.  Invariant: every weight is a whole number, so weights and sums
+across are exact, and the value of an output pixel does not depend on the tile it is in.
+
+A triangle filter of half-width max(scale, 1) input pixels around the centre of output pixel i,
+(i + 1/2) * scale - 1/2 (torch's `_upsample_bilinear2d_aa`, align_corners=False), gives input
+pixel j the weight max(0, 1 - |j + 1/2 - (i + 1/2) * scale| / max(scale, 1)).  Times
+2 * max(input, output), all of this is whole: see `reach` and `distance` below.
+
+Down, each input row is read once a tile.  When it shrinks, a row counts for two output rows at
+most, whose sums are kept; when it grows, an output row needs two input rows, which are kept.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_tap(centre, reach, out_size):
+    """The first input pixel of positive weight; `centre` is (2 * i + 1) * input size."""
+    return tl.maximum(centre - reach + out_size, 0) // (2 * out_size)
+
+
+@triton.jit
+def plan_columns(column, width, out_width, C: tl.constexpr, TAPS: tl.constexpr):
+    """(byte of the first tap, weights, their sum) of every output column; width >= TAPS."""
+    reach = 2 * tl.maximum(width, out_width)
+    centre = (2 * column + 1) * width
+    # All TAPS pixels lie in the crop; those that a column does not need have no weight.
+    first = tl.minimum(first_tap(centre, reach, out_width), width - TAPS)
+    distance = (2 * first + 1) * out_width - centre
+    weights = ()
+    total = tl.zeros_like(column)
+    for tap in tl.static_range(TAPS):
+        weight = tl.maximum(reach - tl.abs(distance + 2 * tap * out_width), 0)
+        weights = weights + (weight,)
+        total += weight
+    return first * C, weights, total
+
+
+@triton.jit
+def read_words(address, first_byte, num_bytes, NUM_BYTES: tl.constexpr, SURE: tl.constexpr):
+    """The aligned words that hold `num_bytes` from `first_byte` of a row on, and the shift in
+    bits of the first byte in the first word.  At least SURE bytes are needed, at most NUM_BYTES.
+
+    A word is read only if it holds a byte that is needed: it lies in the memory of the image's
+    buffer, or with up to three bytes around it, in the same aligned word.
+    """
+    start = first_byte + (address & 3).to(tl.int32)
+    words = (address - (address & 3)).to(tl.pointer_type(tl.uint32)) + (start >> 2)
+    start = start & 3
+    found = ()
+    for word in tl.static_range((NUM_BYTES + 6) // 4):
+        if 4 * word < SURE:
+            found = found + (tl.load(words + word),)
+        else:
+            found = found + (tl.load(words + word, mask=start + num_bytes > 4 * word, other=0),)
+    return found, start * 8
+
+
+@triton.jit
+def byte_of(words, NUMBER: tl.constexpr):
+    """One byte of consecutive words."""
+    return ((words[NUMBER // 4] >> (8 * (NUMBER % 4))) & 0xFF).to(tl.int32)
+
+
+@triton.jit
+def weigh(found, weights, C: tl.constexpr, TAPS: tl.constexpr):
+    """Per channel the weighted sum of TAPS pixels, exact in int32."""
+    words, shift = found
+    NUM_WORDS: tl.constexpr = (TAPS * C + 6) // 4
+    straight = ()
+    for word in tl.static_range((TAPS * C + 3) // 4):
+        # The last bytes may need no further word.
+        if word + 1 < NUM_WORDS:
+            pair = (words[word + 1].to(tl.uint64) << 32) | words[word].to(tl.uint64)
+            straight = straight + ((pair >> shift.to(tl.uint64)).to(tl.uint32),)
+        else:
+            straight = straight + (words[word] >> shift.to(tl.uint32),)
+    sums = ()
+    for channel in tl.static_range(C):
+        total = tl.zeros_like(weights[0])
+        for tap in tl.static_range(TAPS):
+            total += weights[tap] * byte_of(straight, tap * C + channel)
+        sums = sums + (total.to(tl.float32),)
+    return sums
+
+
+@triton.jit
+def weigh_wide(address, column, width, out_width, C: tl.constexpr):
+    """Like `weigh` for any number of taps, four at a time; weights are made again each time."""
+    reach = 2 * tl.maximum(width, out_width)
+    centre = (2 * column + 1) * width
+    first = first_tap(centre, reach, out_width)
+    sums = zeros(column, C)
+    step = 0
+    while step * out_width < reach:
+        begin = first + step
+        num_taps = tl.minimum(tl.maximum(width - begin, 0), 4)
+        # Beyond the crop every byte counts as not needed, so nothing is read.
+        found = read_words(
+            address, tl.minimum(begin, width) * C, tl.where(num_taps > 0, num_taps * C, -4), 4 * C, 0
+        )
+        weights = ()
+        for tap in tl.static_range(4):
+            distance = (2 * (begin + tap) + 1) * out_width - centre
+            weight = tl.maximum(reach - tl.abs(distance), 0)
+            weights = weights + (tl.where(tap < num_taps, weight, 0),)
+        sums = added(sums, weigh(found, weights, C, 4), C)
+        step += 4
+    return sums
+
+
+@triton.jit
+def total_wide(column, width, out_width):
+    """The sum of all weights of every column."""
+    reach = 2 * tl.maximum(width, out_width)
+    centre = (2 * column + 1) * width
+    first = first_tap(centre, reach, out_width)
+    total = column.to(tl.float32) * 0
+    step = 0
+    while step * out_width < reach:
+        distance = (2 * (first + step) + 1) * out_width - centre
+        weight = tl.maximum(reach - tl.abs(distance), 0)
+        total += tl.where(first + step < width, weight, 0).to(tl.float32)
+        step += 1
+    return total
+
+
+@triton.jit
+def zeros(like, C: tl.constexpr):
+    """C times zero, shaped as `like`."""
+    values = ()
+    for _ in tl.static_range(C):
+        values = values + (tl.zeros_like(like).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def added(left, right, C: tl.constexpr):
+    """left + right, channel by channel."""
+    values = ()
+    for channel in tl.static_range(C):
+        values = values + (left[channel] + right[channel],)
+    return values
+
+
+@triton.jit
+def weighted(weight, values, onto, C: tl.constexpr):
+    """onto + weight * values, rounded once."""
+    sums = ()
+    for channel in tl.static_range(C):
+        sums = sums + (tl.fma(values[channel], weight, onto[channel]),)
+    return sums
+
+
+@triton.jit
+def scaled(values, factor, C: tl.constexpr):
+    """values * factor."""
+    products = ()
+    for channel in tl.static_range(C):
+        products = products + (values[channel] * factor,)
+    return products
+
+
+@triton.jit
+def open_stream(crop, column, row, out_height, out_width, C: tl.constexpr, TAPS: tl.constexpr):
+    """What does not change on the way down a crop, and the state before output row `row`."""
+    address, stride, height, width = crop
+    reach = 2 * tl.maximum(height, out_height)
+    centre = (2 * row + 1) * height
+    first = first_tap(centre, reach, out_height)
+    # Twice the distance between this input row and the output row, times the output's height.
+    distance = (2 * first + 1) * out_height - centre
+    if TAPS:
+        byte, weights, total = plan_columns(column, width, out_width, C, TAPS)
+        ahead = read_words(
+            address + first.to(tl.int64) * stride, byte, TAPS * C, TAPS * C, TAPS * C
+        )
+        total = total.to(tl.float32)
+    else:
+        byte, weights, ahead = column, (), ()
+        total = total_wide(column, width, out_width)
+    plan = (address, stride, height, width, reach, byte, weights, 1.0 / (total * 255.0))
+    none = zeros(column, C)
+    return plan, (first, distance, none, none, 0.0, 0.0, ahead)
+
+
+@triton.jit
+def weight_of(distance, reach):
+    return tl.maximum(reach - tl.abs(distance), 0).to(tl.float32)
+
+
+@triton.jit
+def next_row(plan, state, out_height, out_width, C: tl.constexpr, TAPS: tl.constexpr):
+    """One row of the resized image, C times [columns] in 0..1, and the state after it."""
+    address, stride, height, width, reach, byte, weights, factor = plan
+    row, distance, this, other, this_total, other_total, ahead = state
+    grows = height < out_height
+    while (row < height) & (distance < reach):
+        if TAPS:
+            found = ahead
+            following = tl.minimum(row + 1, height - 1).to(tl.int64)
+            ahead = read_words(address + following * stride, byte, TAPS * C, TAPS * C, TAPS * C)
+            sums = weigh(found, weights, C, TAPS)
+        else:
+            sums = weigh_wide(address + row.to(tl.int64) * stride, byte, width, out_width, C)
+        if grows:
+            other = this
+            this = sums
+        else:
+            weight = weight_of(distance, reach)
+            this = weighted(weight, sums, this, C)
+            this_total += weight
+            weight = weight_of(distance - 2 * height, reach)
+            other = weighted(weight, sums, other, C)
+            other_total += weight
+        row += 1
+        distance += 2 * out_height
+    if grows:
+        # `this` is the last row that was read, `other` the one before it, if there was one.
+        last = weight_of(distance - 2 * out_height, reach)
+        before = weight_of(distance - 4 * out_height, reach) * (row > 1).to(tl.float32)
+        pixels = weighted(last, this, scaled(other, before, C), C)
+        total = last + before
+    else:
+        pixels = this
+        total = this_total
+        this = other
+        this_total = other_total
+        other = zeros(factor, C)
+        other_total = 0.0
+    pixels = scaled(pixels, factor * (1.0 / total), C)
+    state = (row, distance - 2 * height, this, other, this_total, other_total, ahead)
+    return pixels, state
+
+
+FUNCTIONS = (
+    first_tap,
+    plan_columns,
+    read_words,
+    byte_of,
+    weigh,
+    weigh_wide,
+    total_wide,
+    zeros,
+    added,
+    weighted,
+    scaled,
+    open_stream,
+    weight_of,
+    next_row,
+)
