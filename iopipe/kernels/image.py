@@ -143,7 +143,7 @@ def _transform(
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
-    sides = (data.numel(), number, height, width, *tiles)
+    sides = (data.numel(), number, height, width - 1, *tiles)
     flipped = data if flips is None else flips.view(torch.uint8)
     sums = data
     if contrast:

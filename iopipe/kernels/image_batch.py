@@ -140,10 +140,11 @@ class ImageOptions:
             raise PipelineError(f"std is {self.std}: give positive values")
 
     def affine(self) -> list[float]:
-        """Four shifts and four factors, then the fill."""
-        shifts = [*self.mean, 0.0, 0.0, 0.0, 0.0][:4]
-        factors = [*(1 / value for value in self.std), 1.0, 1.0, 1.0, 1.0][:4]
-        return [*shifts, *factors, self.fill]
+        """Four factors and four shifts (value / std - mean / std), then the fill."""
+        std = [*self.std, 1.0, 1.0, 1.0, 1.0][:4]
+        mean = [*self.mean, 0.0, 0.0, 0.0, 0.0][:4]
+        shifts = [-shift / scale for shift, scale in zip(mean, std, strict=True)]
+        return [*(1 / scale for scale in std), *shifts, self.fill]
 
     def empty(self, number: int, channels: int, *, device: torch.device | str) -> torch.Tensor:
         """Room for a batch: [number, channels, height, width]."""

@@ -87,6 +87,7 @@ def run_rows(
     GRAY: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     TAPS: tl.constexpr,
+    GROWS: tl.constexpr,
 ):
     """The rows of one tile; the columns' sums of gray values where GRAY, which stores nothing."""
     height, width = size
@@ -99,7 +100,7 @@ def run_rows(
             other_crop, sources[1], row, height, width, C, TAPS
         )
     while row < end:
-        values, state = next_row(plan, state, height, width, C, TAPS)
+        values, state = next_row(plan, state, height, width, C, TAPS, GROWS)
         values = coloured(values, looks[0], C, BRIGHTNESS, CONTRAST, SATURATION, HUE)
         if GRAY:
             level = tl.fma(gray(values, C), GRAY_ONE * 1.0, 0.5).to(tl.int32)
@@ -107,13 +108,58 @@ def run_rows(
         else:
             values = normalised(values, looks[0], affine, row, columns, C, ERASE)
             if MIX:
-                others, other_state = next_row(other_plan, other_state, height, width, C, TAPS)
+                others, other_state = next_row(
+                    other_plan, other_state, height, width, C, TAPS, GROWS
+                )
                 others = coloured(others, looks[1], C, BRIGHTNESS, CONTRAST, SATURATION, HUE)
                 others = normalised(others, looks[1], affine, row, columns, C, ERASE)
                 values = mixed(values, others, share, inside(box, row, columns), C)
             store_row(out, values, row, columns, size, C, CHANNELS_LAST)
         row += 1
     return tl.sum(sums)
+
+
+@triton.jit
+def run_any(
+    out,
+    crop,
+    other_crop,
+    looks,
+    blend,
+    affine,
+    rows,
+    columns,
+    sources,
+    size,
+    C: tl.constexpr,
+    BRIGHTNESS: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    SATURATION: tl.constexpr,
+    HUE: tl.constexpr,
+    ERASE: tl.constexpr,
+    MIX: tl.constexpr,
+    GRAY: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    TAPS: tl.constexpr,
+):
+    """`run_rows`, compiled for crops that grow on the way down and for those that shrink."""
+    if MIX:
+        # The partner's crop may grow where this one shrinks.
+        total = run_rows(
+            out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 2,
+        )  # fmt: skip
+    elif crop[2] < size[0]:
+        total = run_rows(
+            out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 1,
+        )  # fmt: skip
+    else:
+        total = run_rows(
+            out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 0,
+        )  # fmt: skip
+    return total
 
 
 @triton.jit
@@ -137,17 +183,17 @@ def transform_kernel(
     num_bytes,
     num_images,
     height,
-    width,
+    last_column,
     tiles_down,
     tiles_across,
-    shift0,
-    shift1,
-    shift2,
-    shift3,
     factor0,
     factor1,
     factor2,
     factor3,
+    shift0,
+    shift1,
+    shift2,
+    shift3,
     fill,
     C: tl.constexpr,
     FLIP: tl.constexpr,
@@ -166,10 +212,13 @@ def transform_kernel(
     COLUMNS: tl.constexpr,
 ):
     """See `image.transform_images`; with GRAY, only the sums that contrast needs."""
+    # Were the width known to be even, a thread would store pairs of pixels and so need another
+    # layout than the loads: each row would go through shared memory, behind two barriers.
+    width = last_column + 1
     images = (data, offsets, heights, widths, crops, num_bytes)
     look = (brightness, contrast, saturation, hue, gray_sums, erase)
     affine = (
-        (shift0, shift1, shift2, shift3), (factor0, factor1, factor2, factor3), fill
+        (factor0, factor1, factor2, factor3), (shift0, shift1, shift2, shift3), fill
     )  # fmt: skip
     size = (height, width)
     tiles_an_image = tiles_down * tiles_across
@@ -219,34 +268,34 @@ def transform_kernel(
             if not GRAY:
                 fill_nan(place, rows, columns, size, C, CHANNELS_LAST)
         elif (taps <= 2) & (narrow >= 2):
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=2,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 2,
             )  # fmt: skip
         elif (taps <= 3) & (narrow >= 3):
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=3,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 3,
             )  # fmt: skip
         elif (taps <= 4) & (narrow >= 4):
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=4,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 4,
             )  # fmt: skip
         elif (taps <= 5) & (narrow >= 5):
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=5,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 5,
             )  # fmt: skip
         elif (taps <= 8) & (narrow >= 8):
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=8,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 8,
             )  # fmt: skip
         else:
-            total = run_rows(
+            total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS=0,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 0,
             )  # fmt: skip
         if GRAY:
             tl.store(gray_sums + tile, total)
@@ -258,6 +307,7 @@ FUNCTIONS = (
     source_columns,
     fill_nan,
     run_rows,
+    run_any,
     transform_kernel,
     *image_rows.FUNCTIONS,
     *image_pixels.FUNCTIONS,

@@ -154,12 +154,12 @@ def coloured(
 
 @triton.jit
 def normalised(values, look, affine, row, columns, C: tl.constexpr, ERASE: tl.constexpr):
-    """(value - mean) / std, and the erased box filled."""
-    shifts, factors, fill = affine
+    """value / std - mean / std, and the erased box filled."""
+    factors, shifts, fill = affine
     erased = inside(look[2], row, columns)
     found = ()
     for channel in tl.static_range(C):
-        value = (values[channel] - shifts[channel]) * factors[channel]
+        value = tl.fma(values[channel], factors[channel], shifts[channel])
         if ERASE:
             value = tl.where(erased, fill, value)
         found = found + (value,)

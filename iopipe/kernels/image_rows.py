@@ -62,29 +62,25 @@ def read_words(address, first_byte, num_bytes, NUM_BYTES: tl.constexpr, SURE: tl
 
 
 @triton.jit
-def byte_of(words, NUMBER: tl.constexpr):
-    """One byte of consecutive words."""
-    return ((words[NUMBER // 4] >> (8 * (NUMBER % 4))) & 0xFF).to(tl.int32)
-
-
-@triton.jit
 def weigh(found, weights, C: tl.constexpr, TAPS: tl.constexpr):
     """Per channel the weighted sum of TAPS pixels, exact in int32."""
     words, shift = found
     NUM_WORDS: tl.constexpr = (TAPS * C + 6) // 4
-    straight = ()
+    pixels = ()
     for word in tl.static_range((TAPS * C + 3) // 4):
         # The last bytes may need no further word.
         if word + 1 < NUM_WORDS:
             pair = (words[word + 1].to(tl.uint64) << 32) | words[word].to(tl.uint64)
-            straight = straight + ((pair >> shift.to(tl.uint64)).to(tl.uint32),)
+            straight = (pair >> shift.to(tl.uint64)).to(tl.uint32)
         else:
-            straight = straight + (words[word] >> shift.to(tl.uint32),)
+            straight = words[word] >> shift.to(tl.uint32)
+        for byte in tl.static_range(4):
+            pixels = pixels + (((straight >> (8 * byte)) & 0xFF).to(tl.int32),)
     sums = ()
     for channel in tl.static_range(C):
         total = tl.zeros_like(weights[0])
         for tap in tl.static_range(TAPS):
-            total += weights[tap] * byte_of(straight, tap * C + channel)
+            total += weights[tap] * pixels[tap * C + channel]
         sums = sums + (total.to(tl.float32),)
     return sums
 
@@ -173,76 +169,110 @@ def open_stream(crop, column, row, out_height, out_width, C: tl.constexpr, TAPS:
     reach = 2 * tl.maximum(height, out_height)
     centre = (2 * row + 1) * height
     first = first_tap(centre, reach, out_height)
+    address += first * stride
     # Twice the distance between this input row and the output row, times the output's height.
     distance = (2 * first + 1) * out_height - centre
     if TAPS:
         byte, weights, total = plan_columns(column, width, out_width, C, TAPS)
-        ahead = read_words(
-            address + first.to(tl.int64) * stride, byte, TAPS * C, TAPS * C, TAPS * C
-        )
+        ahead = read_words(address, byte, TAPS * C, TAPS * C, TAPS * C)
         total = total.to(tl.float32)
     else:
         byte, weights, ahead = column, (), ()
         total = total_wide(column, width, out_width)
-    plan = (address, stride, height, width, reach, byte, weights, 1.0 / (total * 255.0))
+    plan = (stride, height, width, reach, byte, weights, 1.0 / (total * 255.0))
     none = zeros(column, C)
-    return plan, (first, distance, none, none, 0.0, 0.0, ahead)
+    return plan, (address, first, distance, (none, none, 0.0, 0.0), ahead)
 
 
 @triton.jit
 def weight_of(distance, reach):
+    """The weight of an input row for an output row."""
     return tl.maximum(reach - tl.abs(distance), 0).to(tl.float32)
 
 
 @triton.jit
-def next_row(plan, state, out_height, out_width, C: tl.constexpr, TAPS: tl.constexpr):
-    """One row of the resized image, C times [columns] in 0..1, and the state after it."""
-    address, stride, height, width, reach, byte, weights, factor = plan
-    row, distance, this, other, this_total, other_total, ahead = state
-    grows = height < out_height
-    while (row < height) & (distance < reach):
-        if TAPS:
-            found = ahead
-            following = tl.minimum(row + 1, height - 1).to(tl.int64)
-            ahead = read_words(address + following * stride, byte, TAPS * C, TAPS * C, TAPS * C)
-            sums = weigh(found, weights, C, TAPS)
-        else:
-            sums = weigh_wide(address + row.to(tl.int64) * stride, byte, width, out_width, C)
-        if grows:
-            other = this
-            this = sums
-        else:
-            weight = weight_of(distance, reach)
-            this = weighted(weight, sums, this, C)
-            this_total += weight
-            weight = weight_of(distance - 2 * height, reach)
-            other = weighted(weight, sums, other, C)
-            other_total += weight
-        row += 1
-        distance += 2 * out_height
-    if grows:
-        # `this` is the last row that was read, `other` the one before it, if there was one.
+def take_in(sums, pixels, distance, height, reach, C: tl.constexpr, GROWS: tl.constexpr):
+    """`sums` after one more row, resized across, that is so far from the output row.
+
+    When the crop grows: the last two rows.  When it shrinks: the sums of this output row and of
+    the next one, each with its total weight.
+    """
+    this, other, this_total, other_total = sums
+    if GROWS:
+        other = this
+        this = pixels
+    else:
+        weight = weight_of(distance, reach)
+        this = weighted(weight, pixels, this, C)
+        this_total += weight
+        weight = weight_of(distance - 2 * height, reach)
+        other = weighted(weight, pixels, other, C)
+        other_total += weight
+    return this, other, this_total, other_total
+
+
+@triton.jit
+def give_out(
+    sums, row, distance, reach, out_height, factor, C: tl.constexpr, GROWS: tl.constexpr
+):
+    """The output row, all of whose rows were taken in, and `sums` for the next one."""
+    this, other, this_total, other_total = sums
+    if GROWS:
         last = weight_of(distance - 2 * out_height, reach)
+        # There was no row before row 0.
         before = weight_of(distance - 4 * out_height, reach) * (row > 1).to(tl.float32)
         pixels = weighted(last, this, scaled(other, before, C), C)
-        total = last + before
+        pixels = scaled(pixels, factor * (1.0 / (last + before)), C)
     else:
-        pixels = this
-        total = this_total
+        pixels = scaled(this, factor * (1.0 / this_total), C)
         this = other
         this_total = other_total
         other = zeros(factor, C)
         other_total = 0.0
-    pixels = scaled(pixels, factor * (1.0 / total), C)
-    state = (row, distance - 2 * height, this, other, this_total, other_total, ahead)
-    return pixels, state
+    return pixels, (this, other, this_total, other_total)
+
+
+@triton.jit
+def next_row(
+    plan, state, out_height, out_width, C: tl.constexpr, TAPS: tl.constexpr, GROWS: tl.constexpr
+):
+    """One row of the resized image, C times [columns] in 0..1, and the state after it.
+
+    GROWS is 0 or 1 if the caller knows whether the crop grows on the way down, else 2.
+    """
+    stride, height, width, reach, byte, weights, factor = plan
+    address, row, distance, sums, ahead = state
+    while (row < height) & (distance < reach):
+        if TAPS:
+            found = ahead
+            # The words of the next row are under way while this one is added up.
+            address += tl.where(row + 1 < height, stride, 0)
+            ahead = read_words(address, byte, TAPS * C, TAPS * C, TAPS * C)
+            pixels = weigh(found, weights, C, TAPS)
+        else:
+            pixels = weigh_wide(address, byte, width, out_width, C)
+            address += stride
+        if GROWS < 2:
+            sums = take_in(sums, pixels, distance, height, reach, C, GROWS)
+        elif height < out_height:
+            sums = take_in(sums, pixels, distance, height, reach, C, 1)
+        else:
+            sums = take_in(sums, pixels, distance, height, reach, C, 0)
+        row += 1
+        distance += 2 * out_height
+    if GROWS < 2:
+        pixels, sums = give_out(sums, row, distance, reach, out_height, factor, C, GROWS)
+    elif height < out_height:
+        pixels, sums = give_out(sums, row, distance, reach, out_height, factor, C, 1)
+    else:
+        pixels, sums = give_out(sums, row, distance, reach, out_height, factor, C, 0)
+    return pixels, (address, row, distance - 2 * height, sums, ahead)
 
 
 FUNCTIONS = (
     first_tap,
     plan_columns,
     read_words,
-    byte_of,
     weigh,
     weigh_wide,
     total_wide,
@@ -252,5 +282,7 @@ FUNCTIONS = (
     scaled,
     open_stream,
     weight_of,
+    take_in,
+    give_out,
     next_row,
 )
