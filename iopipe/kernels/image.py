@@ -19,7 +19,7 @@ from iopipe.kernels.image_batch import ImageOptions, ImageParameters, PackedImag
 from iopipe.kernels.image_kernel import FUNCTIONS, transform_kernel
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
-_BLOCKS = ("ROWS", "COLUMNS")
+_BLOCKS = ("AHEAD", "COLUMNS", "PTX", "ROWS")
 
 
 def transform_images(
@@ -71,9 +71,7 @@ def transform_images(
     return out
 
 
-def problem_of(
-    images: PackedImages, parameters: ImageParameters, options: ImageOptions
-) -> Problem:
+def problem_of(images: PackedImages, parameters: ImageParameters, options: ImageOptions) -> Problem:
     """What decides which configuration is fast."""
     shape = (len(images), images.channels, options.height, options.width)
     return _problem(shape, options.dtype, parameters.partners is not None)
@@ -96,9 +94,7 @@ def _problem(shape: Sequence[int], dtype: torch.dtype, mixes: bool) -> Problem:
 def _check_out(out: torch.Tensor, images: PackedImages, options: ImageOptions) -> None:
     shape = (len(images), images.channels, options.height, options.width)
     if tuple(out.shape) != shape or out.dtype != options.dtype:
-        raise PipelineError(
-            f"out is {out.dtype} {tuple(out.shape)}: give {options.dtype} {shape}"
-        )
+        raise PipelineError(f"out is {out.dtype} {tuple(out.shape)}: give {options.dtype} {shape}")
     if out.device != images.data.device:
         raise PipelineError(f"out is on {out.device}, not on {images.data.device}: move it there")
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -138,6 +134,8 @@ def _transform(
         "FLIP": flips is not None,
         "BRIGHTNESS": jitter[0] is not None,
         "CHANNELS_LAST": channels_last,
+        "AHEAD": config.blocks["AHEAD"],
+        "PTX": bool(config.blocks["PTX"]) and data.is_cuda and torch.version.cuda is not None,
         "ROWS": rows,
         "COLUMNS": columns,
         "num_warps": config.num_warps,
@@ -173,25 +171,28 @@ def _(*args: object) -> None:
 
 
 def _heuristic(problem: Problem) -> Config:
-    return _config(rows=28, columns=_columns(problem, 256), num_warps=4)
+    return _config(rows=28, columns=_columns(problem), pixels=2, ahead=1)
 
 
-def _columns(problem: Problem, at_most: int) -> int:
-    """As few columns as hold the width."""
-    return max(32, min(at_most, triton.next_power_of_2(problem.shape["width"])))
+def _columns(problem: Problem) -> int:
+    """As few columns as hold the width, 256 at most."""
+    return max(32, min(256, triton.next_power_of_2(problem.shape["width"])))
 
 
-def _config(*, rows: int, columns: int, num_warps: int) -> Config:
-    return Config(blocks={"ROWS": rows, "COLUMNS": columns}, num_warps=num_warps)
+def _config(*, rows: int, columns: int, pixels: int, ahead: int, ptx: int = 1) -> Config:
+    """`pixels` of each row for one thread."""
+    blocks = {"AHEAD": ahead, "COLUMNS": columns, "PTX": ptx, "ROWS": rows}
+    return Config(blocks=blocks, num_warps=max(1, columns // 32 // pixels))
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
-        _config(rows=rows, columns=columns, num_warps=columns // 32 // pixels)
-        for rows in (14, 28, 56)
-        for columns in (32, 64, 128, 256)
+        _config(rows=rows, columns=columns, pixels=pixels, ahead=ahead)
+        for rows in (16, 28, 56)
+        for columns in (32, 64, 256)
         for pixels in (1, 2)
-        if columns <= _columns(problem, 256) and columns // 32 // pixels >= 1
+        for ahead in (1, 2)
+        if columns <= _columns(problem) and columns // 32 >= pixels
     ]
     first = _heuristic(problem)
     return [first, *(config for config in tried if config != first)]

@@ -4,6 +4,9 @@ Stands between `image` and the Triton functions of rows and pixels.  Invariant: 
 nothing; which of them takes a tile decides only when it is written.
 """
 
+# Triton knows no stars in tuples.
+# ruff: noqa: RUF005
+
 from __future__ import annotations
 
 import triton
@@ -86,6 +89,8 @@ def run_rows(
     MIX: tl.constexpr,
     GRAY: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PTX: tl.constexpr,
     TAPS: tl.constexpr,
     GROWS: tl.constexpr,
 ):
@@ -94,13 +99,13 @@ def run_rows(
     row, end = rows
     share, box = blend
     sums = tl.zeros_like(columns).to(tl.int64)
-    plan, state = open_stream(crop, sources[0], row, height, width, C, TAPS)
+    plan, state = open_stream(crop, sources[0], row, end - row, height, width, C, TAPS, AHEAD, PTX)
     if MIX:
         other_plan, other_state = open_stream(
-            other_crop, sources[1], row, height, width, C, TAPS
+            other_crop, sources[1], row, end - row, height, width, C, TAPS, AHEAD, PTX
         )
     while row < end:
-        values, state = next_row(plan, state, height, width, C, TAPS, GROWS)
+        values, state = next_row(plan, state, height, width, C, TAPS, GROWS, PTX)
         values = coloured(values, looks[0], C, BRIGHTNESS, CONTRAST, SATURATION, HUE)
         if GRAY:
             level = tl.fma(gray(values, C), GRAY_ONE * 1.0, 0.5).to(tl.int32)
@@ -109,7 +114,7 @@ def run_rows(
             values = normalised(values, looks[0], affine, row, columns, C, ERASE)
             if MIX:
                 others, other_state = next_row(
-                    other_plan, other_state, height, width, C, TAPS, GROWS
+                    other_plan, other_state, height, width, C, TAPS, GROWS, PTX
                 )
                 others = coloured(others, looks[1], C, BRIGHTNESS, CONTRAST, SATURATION, HUE)
                 others = normalised(others, looks[1], affine, row, columns, C, ERASE)
@@ -140,6 +145,8 @@ def run_any(
     MIX: tl.constexpr,
     GRAY: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PTX: tl.constexpr,
     TAPS: tl.constexpr,
 ):
     """`run_rows`, compiled for crops that grow on the way down and for those that shrink."""
@@ -147,17 +154,20 @@ def run_any(
         # The partner's crop may grow where this one shrinks.
         total = run_rows(
             out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 2,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+            AHEAD, PTX, TAPS, 2,
         )  # fmt: skip
     elif crop[2] < size[0]:
         total = run_rows(
             out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 1,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+            AHEAD, PTX, TAPS, 1,
         )  # fmt: skip
     else:
         total = run_rows(
             out, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, TAPS, 0,
+            C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+            AHEAD, PTX, TAPS, 0,
         )  # fmt: skip
     return total
 
@@ -208,6 +218,8 @@ def transform_kernel(
     GRAY: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     TILES: tl.constexpr,
+    AHEAD: tl.constexpr,
+    PTX: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -263,6 +275,8 @@ def transform_kernel(
         blend = (share, box)
         place = out + image.to(tl.int64) * height * width * C
         taps = (2 * tl.maximum(broad, width) + width - 1) // width
+        # Weights are below 2 * max(broad, width), and two of them have to share a word.
+        narrow = tl.where(2 * tl.maximum(broad, width) < 65536, narrow, 0)
         total = tl.zeros((), tl.int64)
         if not legal:
             if not GRAY:
@@ -270,32 +284,32 @@ def transform_kernel(
         elif (taps <= 2) & (narrow >= 2):
             total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 2,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+                AHEAD, PTX, 2,
             )  # fmt: skip
         elif (taps <= 3) & (narrow >= 3):
             total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 3,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+                AHEAD, PTX, 3,
             )  # fmt: skip
         elif (taps <= 4) & (narrow >= 4):
             total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 4,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+                AHEAD, PTX, 4,
             )  # fmt: skip
-        elif (taps <= 5) & (narrow >= 5):
+        elif (taps <= 6) & (narrow >= 6):
             total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 5,
-            )  # fmt: skip
-        elif (taps <= 8) & (narrow >= 8):
-            total = run_any(
-                place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 8,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+                AHEAD, PTX, 6,
             )  # fmt: skip
         else:
             total = run_any(
                 place, crop, other_crop, looks, blend, affine, rows, columns, sources, size,
-                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST, 0,
+                C, BRIGHTNESS, CONTRAST, SATURATION, HUE, ERASE, MIX, GRAY, CHANNELS_LAST,
+                AHEAD, PTX, 0,
             )  # fmt: skip
         if GRAY:
             tl.store(gray_sums + tile, total)

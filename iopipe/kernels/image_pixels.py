@@ -4,6 +4,9 @@ Stands under `image_kernel`, behind `image_rows`.  Invariant: everything is floa
 product stands beside a sum that a compiler may or may not fuse with it: fma is written out.
 """
 
+# Triton knows no stars in tuples.
+# ruff: noqa: RUF005
+
 from __future__ import annotations
 
 import triton
@@ -28,9 +31,7 @@ def clamped(values, C: tl.constexpr):
 def gray(values, C: tl.constexpr):
     """0.2989 R + 0.587 G + 0.114 B (ITU-R BT.601, as torchvision rounds it); one channel: it."""
     if C == 3:
-        return tl.fma(
-            values[0], 0.2989, tl.fma(values[1], 0.587, values[2] * 0.114)
-        )
+        return tl.fma(values[0], 0.2989, tl.fma(values[1], 0.587, values[2] * 0.114))
     else:
         return values[0]
 
@@ -188,9 +189,7 @@ def stored(value, dtype: tl.constexpr):
 
 
 @triton.jit
-def store_row(
-    out, values, row, columns, size, C: tl.constexpr, CHANNELS_LAST: tl.constexpr
-):
+def store_row(out, values, row, columns, size, C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     """One row of one image; `out` points at the image."""
     height, width = size
     for channel in tl.static_range(C):

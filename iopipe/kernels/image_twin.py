@@ -112,7 +112,14 @@ def _hue_shifted(image: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     p = value * (1 - saturation)
     q = value * (1 - saturation * part)
     t = value * (1 - saturation * (1 - part))
-    cases = [(value, t, p), (q, value, p), (p, value, t), (p, q, value), (t, p, value), (value, p, q)]
+    cases = [
+        (value, t, p),
+        (q, value, p),
+        (p, value, t),
+        (p, q, value),
+        (t, p, value),
+        (value, p, q),
+    ]
     shifted = torch.zeros_like(image)
     for case, channels in enumerate(cases):
         shifted = torch.where(sextant % 6 == case, torch.stack(channels), shifted)
