@@ -141,7 +141,7 @@ def _transform(
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
-    sides = (data.numel(), number, height, width - 1, *tiles)
+    sides = (data.numel(), number, height, width, *tiles)
     flipped = data if flips is None else flips.view(torch.uint8)
     sums = data
     if contrast:
@@ -171,7 +171,10 @@ def _(*args: object) -> None:
 
 
 def _heuristic(problem: Problem) -> Config:
-    return _config(rows=28, columns=_columns(problem), pixels=2, ahead=1)
+    # Mixing holds two samples at once, so that a thread has registers for one pixel only.
+    return _config(
+        rows=16, columns=_columns(problem), pixels=1 if problem.shape["mixes"] else 2, ahead=1
+    )
 
 
 def _columns(problem: Problem) -> int:
@@ -188,8 +191,8 @@ def _config(*, rows: int, columns: int, pixels: int, ahead: int, ptx: int = 1) -
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
         _config(rows=rows, columns=columns, pixels=pixels, ahead=ahead)
-        for rows in (16, 28, 56)
-        for columns in (32, 64, 256)
+        for rows in (14, 16, 28)
+        for columns in (64, 128, 256)
         for pixels in (1, 2)
         for ahead in (1, 2)
         if columns <= _columns(problem) and columns // 32 >= pixels

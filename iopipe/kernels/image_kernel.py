@@ -4,7 +4,8 @@ Stands between `image` and the Triton functions of rows and pixels.  Invariant: 
 nothing; which of them takes a tile decides only when it is written.
 """
 
-# Triton knows no stars in tuples.
+# Triton code has no types that mypy could check, and knows no stars in tuples.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,assignment,misc,no-redef"
 # ruff: noqa: RUF005
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def transform_kernel(
     num_bytes,
     num_images,
     height,
-    last_column,
+    width,
     tiles_down,
     tiles_across,
     factor0,
@@ -224,9 +225,6 @@ def transform_kernel(
     COLUMNS: tl.constexpr,
 ):
     """See `image.transform_images`; with GRAY, only the sums that contrast needs."""
-    # Were the width known to be even, a thread would store pairs of pixels and so need another
-    # layout than the loads: each row would go through shared memory, behind two barriers.
-    width = last_column + 1
     images = (data, offsets, heights, widths, crops, num_bytes)
     look = (brightness, contrast, saturation, hue, gray_sums, erase)
     affine = (

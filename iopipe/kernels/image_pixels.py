@@ -4,7 +4,8 @@ Stands under `image_kernel`, behind `image_rows`.  Invariant: everything is floa
 product stands beside a sum that a compiler may or may not fuse with it: fma is written out.
 """
 
-# Triton knows no stars in tuples.
+# Triton code has no types that mypy could check, and knows no stars in tuples.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,assignment,misc,no-redef"
 # ruff: noqa: RUF005
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ them has a plain way to the same bits, since the interpreter and other GPUs know
 PTX ISA 8.0, sections 9.7.1.24 (dp2a), 9.7.8.7 (prmt) and 9.7.8.16 (prefetch).
 """
 
+# Triton code has no types that mypy could check.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-redef"
+
 from __future__ import annotations
 
 import triton
