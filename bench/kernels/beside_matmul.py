@@ -53,12 +53,17 @@ def beside_matmul(
     """
     left, right = (torch.randn(_SIDE, _SIDE, device="cuda").bfloat16() for _ in range(2))
     product = torch.empty_like(left)
-    side = torch.cuda.Stream()
-    main = torch.cuda.Stream(priority=-1 if yields else 0)
+    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    main: torch.cuda.Stream = torch.cuda.Stream(  # type: ignore[no-untyped-call]
+        priority=-1 if yields else 0
+    )
 
     def run(every: int, number: int, *, beside: bool) -> float:
         """Milliseconds a product."""
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
         torch.cuda.synchronize()
         with torch.cuda.stream(main):
             begin.record()
@@ -70,7 +75,7 @@ def beside_matmul(
                 torch.mm(left, right, out=product)
             end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / number
+        return float(begin.elapsed_time(end)) / number
 
     launch()
     run(1, 200, beside=True)

@@ -141,7 +141,7 @@ def _transform(
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
-    sides = (data.numel(), number, height, width, *tiles)
+    sides = (data.numel(), number, height, width - 1, *tiles)
     flipped = data if flips is None else flips.view(torch.uint8)
     sums = data
     if contrast:
@@ -171,15 +171,13 @@ def _(*args: object) -> None:
 
 
 def _heuristic(problem: Problem) -> Config:
-    # Mixing holds two samples at once, so that a thread has registers for one pixel only.
-    return _config(
-        rows=16, columns=_columns(problem), pixels=1 if problem.shape["mixes"] else 2, ahead=1
-    )
+    return _config(rows=20, columns=_columns(problem), pixels=2, ahead=1)
 
 
 def _columns(problem: Problem) -> int:
     """As few columns as hold the width, 256 at most."""
-    return max(32, min(256, triton.next_power_of_2(problem.shape["width"])))
+    width = problem.shape["width"]
+    return next(columns for columns in (32, 64, 128, 256) if columns >= min(width, 256))
 
 
 def _config(*, rows: int, columns: int, pixels: int, ahead: int, ptx: int = 1) -> Config:
@@ -191,7 +189,7 @@ def _config(*, rows: int, columns: int, pixels: int, ahead: int, ptx: int = 1) -
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
         _config(rows=rows, columns=columns, pixels=pixels, ahead=ahead)
-        for rows in (14, 16, 28)
+        for rows in (14, 20, 28)
         for columns in (64, 128, 256)
         for pixels in (1, 2)
         for ahead in (1, 2)

@@ -194,7 +194,7 @@ def transform_kernel(
     num_bytes,
     num_images,
     height,
-    width,
+    last_column,
     tiles_down,
     tiles_across,
     factor0,
@@ -225,6 +225,9 @@ def transform_kernel(
     COLUMNS: tl.constexpr,
 ):
     """See `image.transform_images`; with GRAY, only the sums that contrast needs."""
+    # Were the width known to be even, a thread would store pairs of pixels and so need another
+    # layout than the loads: each row would go through shared memory, behind two barriers.
+    width = last_column + 1
     images = (data, offsets, heights, widths, crops, num_bytes)
     look = (brightness, contrast, saturation, hue, gray_sums, erase)
     affine = (

@@ -56,8 +56,8 @@ def plan_columns(column, width, out_width, C: tl.constexpr, TAPS: tl.constexpr, 
 
 @triton.jit
 def read_words(address, first_byte, num_bytes, NUM_BYTES: tl.constexpr, SURE: tl.constexpr):
-    """The aligned words that hold `num_bytes` from `first_byte` of a row on, and how many bytes
-    of a word come before the row.  At least SURE bytes are needed, at most NUM_BYTES.
+    """The aligned words that hold `num_bytes` from `first_byte` of a row on, and the shift in
+    bits of the first byte in the first word.  At least SURE bytes are needed, at most NUM_BYTES.
 
     A word is read only if it holds a byte that is needed: it lies in the memory of the image's
     buffer, or with up to three bytes around it, in the same aligned word.
@@ -71,14 +71,13 @@ def read_words(address, first_byte, num_bytes, NUM_BYTES: tl.constexpr, SURE: tl
             found = found + (tl.load(words + word),)
         else:
             found = found + (tl.load(words + word, mask=start + num_bytes > 4 * word, other=0),)
-    return found, (address & 3).to(tl.int32)
+    return found, start * 8
 
 
 @triton.jit
-def straightened(found, first_byte, NUM_BYTES: tl.constexpr):
+def straightened(found, NUM_BYTES: tl.constexpr):
     """Words of which the first starts at the first byte that is needed."""
-    words, misplaced = found
-    shift = (first_byte + misplaced) * 8 & 24
+    words, shift = found
     straight = ()
     for word in tl.static_range((NUM_BYTES + 3) // 4):
         # The last bytes may need no further word.
@@ -91,9 +90,9 @@ def straightened(found, first_byte, NUM_BYTES: tl.constexpr):
 
 
 @triton.jit
-def weigh(found, first_byte, weights, C: tl.constexpr, TAPS: tl.constexpr, PTX: tl.constexpr):
+def weigh(found, weights, C: tl.constexpr, TAPS: tl.constexpr, PTX: tl.constexpr):
     """Per channel the weighted sum of TAPS pixels, exact in int32, as float32."""
-    straight = straightened(found, first_byte, TAPS * C)
+    straight = straightened(found, TAPS * C)
     sums = ()
     for channel in tl.static_range(C):
         if PTX:
@@ -125,14 +124,19 @@ def weigh_wide(address, column, width, out_width, C: tl.constexpr):
         begin = first + step
         num_taps = tl.minimum(tl.maximum(width - begin, 0), 4)
         # Beyond the crop every byte counts as not needed, so nothing is read.
-        byte = tl.minimum(begin, width) * C
-        found = read_words(address, byte, tl.where(num_taps > 0, num_taps * C, -4), 4 * C, 0)
+        found = read_words(
+            address,
+            tl.minimum(begin, width) * C,
+            tl.where(num_taps > 0, num_taps * C, -4),
+            4 * C,
+            0,
+        )
         weights = ()
         for tap in tl.static_range(4):
             distance = (2 * (begin + tap) + 1) * out_width - centre
             weight = tl.maximum(reach - tl.abs(distance), 0)
             weights = weights + (tl.where(tap < num_taps, weight, 0),)
-        sums = added(sums, weigh(found, byte, weights, C, 4, False), C)
+        sums = added(sums, weigh(found, weights, C, 4, False), C)
         step += 4
     return sums
 
@@ -319,7 +323,7 @@ def next_row(
             # Behind the last row, it is read again: a row that exists.
             address += tl.where(rows_left > 0, stride, 0)
             rows_left -= 1
-            pixels = weigh(found, byte, weights, C, TAPS, PTX)
+            pixels = weigh(found, weights, C, TAPS, PTX)
         else:
             pixels = weigh_wide(address, byte, width, out_width, C)
             address += stride
