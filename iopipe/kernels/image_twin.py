@@ -6,6 +6,8 @@ options' dtype; `agrees` says what the rounded one may differ by.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
@@ -50,13 +52,7 @@ def _sample(
     )
     data = images.data[offset : offset + height * width * images.channels]
     image = data.view(height, width, images.channels).permute(2, 0, 1).double() / 255
-    resized = F.interpolate(
-        _inside(image, parameters.crops[number].tolist())[None],
-        size=(options.height, options.width),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )[0]
+    resized = _resized(_inside(image, parameters.crops[number].tolist()), options)
     if parameters.flips is not None and bool(parameters.flips[number]):
         resized = resized.flip(2)
     values = _coloured(resized, parameters, number)
@@ -67,6 +63,21 @@ def _sample(
     if parameters.erased is not None:
         _inside(values, parameters.erased[number].tolist()).fill_(options.fill)
     return values
+
+
+def _resized(image: torch.Tensor, options: ImageOptions) -> torch.Tensor:
+    if options.width == 1:
+        # torch 2.13 on a CPU repeats the first row when the output is one pixel wide.
+        turned = replace(options, height=1, width=options.height)
+        if turned.width > 1:
+            return _resized(image.transpose(1, 2), turned).transpose(1, 2)
+    return F.interpolate(
+        image[None],
+        size=(options.height, options.width),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )[0]
 
 
 def _inside(image: torch.Tensor, box: list[int]) -> torch.Tensor:

@@ -45,6 +45,16 @@ def test_any_number_of_channels(device: str, channels: int) -> None:
     assert agrees(result, transform_images_twin(images, parameters, options), options)
 
 
+def test_a_column_of_pixels(device: str) -> None:
+    images = packed([(5, 2), (2, 1)], device=device)
+    parameters = ImageParameters(crops=boxes([(0, 0, 5, 2), (0, 0, 2, 1)], device=device))
+    narrow = replace(target(), height=3, width=1)
+    result = transform_images(images, parameters, narrow, config=config(3))
+    assert agrees(result, transform_images_twin(images, parameters, narrow), narrow)
+    rows = result[1, 0, :, 0].tolist()
+    assert rows[1] == pytest.approx((rows[0] + rows[2]) / 2) and rows[0] != rows[2]
+
+
 @settings(max_examples=5, deadline=None)
 @given(
     sides=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 25)), min_size=1, max_size=2),
