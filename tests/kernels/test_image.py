@@ -171,6 +171,18 @@ def test_images_behind_2_to_the_31_bytes(device: str) -> None:
     assert torch.equal(result, expected)
 
 
+def test_torch_finds_the_operator_well_made(device: str) -> None:
+    images, parameters = sample(device)
+    out = target().empty(1, 3, device=device)
+    rows = [images.offsets, images.heights, images.widths, parameters.crops]
+    arguments = (
+        out, images.data, [row[2:3].clone() for row in rows], None, [None] * 4, None, None, None,
+        None, False, target().affine(), None, [],
+    )  # fmt: skip
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.iopipe.transform_images, arguments, test_utils=checks)
+
+
 def test_wrong_input_is_refused(device: str) -> None:
     images, parameters = sample(device)
     crops = parameters.crops
