@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from iopipe.protocols import Source as Source
     from iopipe.protocols import Store as Store
     from iopipe.readers import ArrowSource as ArrowSource
+    from iopipe.readers import DatasetWriter as DatasetWriter
+    from iopipe.readers import OpenOptions as OpenOptions
     from iopipe.readers import WebDatasetSource as WebDatasetSource
-    from iopipe.readers import WebDatasetWriter as WebDatasetWriter
+    from iopipe.readers import WriteOptions as WriteOptions
     from iopipe.readers import open_source as open_source
     from iopipe.readers import write_arrow as write_arrow
     from iopipe.report import write_html as write_html
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ArrowSource": "iopipe.readers",
     "DataError": "iopipe.errors",
+    "DatasetWriter": "iopipe.readers",
     "ErrorBudgetExceeded": "iopipe.errors",
     "ImageOptions": "iopipe.stages",
     "IopipeError": "iopipe.errors",
@@ -49,6 +52,7 @@ _HOMES = {
     "Meter": "iopipe.meter.meter",
     "MissingDependency": "iopipe.errors",
     "NotFoundError": "iopipe.errors",
+    "OpenOptions": "iopipe.readers",
     "Pipeline": "iopipe.pipeline",
     "PipelineError": "iopipe.errors",
     "PosixStore": "iopipe.storage",
@@ -60,7 +64,7 @@ _HOMES = {
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
     "WebDatasetSource": "iopipe.readers",
-    "WebDatasetWriter": "iopipe.readers",
+    "WriteOptions": "iopipe.readers",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",

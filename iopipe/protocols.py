@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from iopipe.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -218,6 +221,11 @@ class Source(Protocol):
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the fields that every sample has."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Type of each column as Arrow names it, known before anything is read."""
         ...
 
     @property

@@ -1,19 +1,15 @@
 """Which bytes of a shard belong to which sample: built once, kept beside the shard.
 
 Stands between the tar walk and the source.  Invariant: an index is used only for the very
-shard it was built from (size and version agree) and never points outside of it.
+shard it was built from (age, size and two header blocks agree) and never points outside.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +17,12 @@ import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.protocols import Int64Array, Store
-from iopipe.readers.tar import Member, TarDamage, walk
+from iopipe.readers.sidecar import find_sidecars, seal, store_sidecar, unseal
+from iopipe.readers.tar import BLOCK_BYTES, Member, TarDamage, walk
 
 _logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = "1"
-SUFFIX = ".iopipe-index"
-_CHECKSUM_BYTES = 16
+FORMAT_VERSION = 2
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
@@ -70,6 +65,9 @@ class IndexBuilder:
 
     def add(self, key: str, name: str, member: Member) -> None:
         if not self.samples or self.samples[-1][0] != key:
+            if is_outside(key):
+                self._fault("its key leads out of the dataset", member.offset, key)
+                self.damaged.add(len(self.samples))
             if key in self.seen:
                 self._fault("another sample of this shard has the same key", member.offset, key)
                 self.damaged.add(len(self.samples))
@@ -109,6 +107,11 @@ class IndexBuilder:
         self.faults.append(Fault(reason, offset, _storable(key)))
 
 
+def is_outside(key: str) -> bool:
+    """Whether a file of this name would lie elsewhere than below its folder."""
+    return key.startswith("/") or "\0" in key or ".." in key.split("/")
+
+
 def split_name(name: str) -> tuple[str, str] | None:
     """(key, field) by the WebDataset convention: the key is the path without the extensions
     after the first dot of the base name; None for names that belong to no sample."""
@@ -140,28 +143,24 @@ def _storable(key: str) -> str:
 
 
 def load_index(store: Store, path: str) -> ShardIndex:
-    """The index of a shard: from its sidecar where that fits, else built and stored.
-
-    The sidecar (a checksum, then an Arrow IPC file) lies beside the shard, or in the cache
-    folder (`XDG_CACHE_HOME`, by default `~/.cache`) where the shard's folder cannot be
-    written; shards that are no local files have none.
-    """
-    stamp = {"version": FORMAT_VERSION, "shard": store.version(path)}
-    places = _places(store, path)
+    """The index of a shard: from a sidecar that fits, else built and stored."""
     num_bytes = store.size(path)
-    for place in places:
-        if place.exists():
-            try:
-                return _load(place, stamp, num_bytes)
-            except (DataError, pa.ArrowException, ValueError, KeyError, OSError) as error:
-                _logger.info("index %s is built again: %s", place.name, error)
+    for name, content in find_sidecars(store, path):
+        try:
+            return _parsed(content, store, path, num_bytes)
+        except (DataError, ValueError, KeyError, TypeError) as error:
+            _logger.info("index %s is built again: %s", name, error)
     index = build_index(store, path)
-    save_index(index, stamp, places)
+    store_sidecar(store, path, pack_index(index, num_bytes, _marks(index, store, path)))
     return index
 
 
-def save_index(index: ShardIndex, stamp: dict[str, str], places: Iterable[Path]) -> None:
-    """Write the sidecar to the first place that can be written, in one step."""
+def pack_index(index: ShardIndex, num_bytes: int, marks: bytes) -> bytes:
+    """The content of a shard's sidecar.
+
+    `num_bytes` is the size of the shard, `marks` the first header block and the one before
+    the last member's data: they tie the index to its shard.
+    """
     table = pa.table(
         {
             "key": index.keys,
@@ -169,61 +168,19 @@ def save_index(index: ShardIndex, stamp: dict[str, str], places: Iterable[Path])
             **{f"length:{n}": index.lengths[:, i] for i, n in enumerate(index.columns)},
         }
     )
-    faults = [[fault.reason, fault.offset, fault.key] for fault in index.faults]
-    header = {**stamp, "columns": index.columns, "faults": faults}
-    table = table.replace_schema_metadata({"iopipe": json.dumps(header)})
-    refusals = []
-    for place in places:
-        try:
-            _write_atomically(place, table)
-            return
-        except OSError as error:
-            refusals.append(f"{place}: {error.strerror}")
-    _logger.warning("no index was stored (%s); it is built at every start", "; ".join(refusals))
+    header = {
+        "version": FORMAT_VERSION,
+        "num_bytes": num_bytes,
+        "marks": hashlib.blake2b(marks, digest_size=16).hexdigest(),
+        "columns": index.columns,
+        "faults": [[fault.reason, fault.offset, fault.key] for fault in index.faults],
+    }
+    return seal(table, header)
 
 
-def stamp_of(store: Store, path: str) -> dict[str, str]:
-    """What ties an index to its shard."""
-    return {"version": FORMAT_VERSION, "shard": store.version(path)}
-
-
-def _places(store: Store, path: str) -> list[Path]:
-    local = store.local_path(path)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "iopipe", "index")
-    if local is None:
-        return []
-    return [Path(local + SUFFIX), cache / _digest_name(os.path.abspath(local))]
-
-
-def _digest_name(path: str) -> str:
-    return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def _write_atomically(place: Path, table: pa.Table) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    content = pa.BufferOutputStream()
-    with pa.ipc.new_file(content, table.schema) as writer:
-        writer.write_table(table)
-    raw = content.getvalue().to_pybytes()
-    try:
-        with open(temporary, "wb") as file:
-            file.write(_checksum(raw) + raw)
-        os.replace(temporary, place)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _load(place: Path, stamp: dict[str, str], num_bytes: int) -> ShardIndex:
-    content = place.read_bytes()
-    raw = content[_CHECKSUM_BYTES:]
-    if _checksum(raw) != content[:_CHECKSUM_BYTES]:
-        raise DataError("its checksum is wrong")
-    table = pa.ipc.open_file(raw).read_all()
-    table.validate(full=True)
-    header: dict[str, Any] = json.loads((table.schema.metadata or {}).get(b"iopipe", b"{}"))
-    if {name: header.get(name) for name in stamp} != stamp:
+def _parsed(content: bytes, store: Store, path: str, num_bytes: int) -> ShardIndex:
+    table, header = unseal(content)
+    if (header["version"], header["num_bytes"]) != (FORMAT_VERSION, num_bytes):
         raise DataError("it was made from another version of the shard")
     columns = tuple(str(name) for name in header["columns"])
     index = ShardIndex(
@@ -234,11 +191,19 @@ def _load(place: Path, stamp: dict[str, str], num_bytes: int) -> ShardIndex:
         tuple(Fault(str(r), int(o), str(k)) for r, o, k in header["faults"]),
     )
     _check(index, num_bytes)
+    marks = hashlib.blake2b(_marks(index, store, path), digest_size=16).hexdigest()
+    if marks != header["marks"]:
+        raise DataError("it was made from another shard of the same size")
     return index
 
 
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
+def _marks(index: ShardIndex, store: Store, path: str) -> bytes:
+    """The first header block, and the one before the data of the last member."""
+    marks = bytearray(2 * BLOCK_BYTES)
+    last = int(index.offsets.max(initial=BLOCK_BYTES)) - BLOCK_BYTES
+    for place, offset in ((0, 0), (BLOCK_BYTES, max(0, last))):
+        store.read_into(path, offset, memoryview(marks)[place : place + BLOCK_BYTES])
+    return bytes(marks)
 
 
 def _matrix(table: pa.Table, names: list[str]) -> Int64Array:
