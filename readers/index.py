@@ -8,135 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.protocols import Int64Array, Store
+from iopipe.readers.grouping import group
+from iopipe.readers.shard_index import Fault, IndexBuilder, ShardIndex, split_name
 from iopipe.readers.sidecar import find_sidecars, seal, store_sidecar, unseal
-from iopipe.readers.tar import BLOCK_BYTES, Member, TarDamage, walk
+from iopipe.readers.tar import BLOCK_BYTES
+from iopipe.readers.tar_scan import scan
 
 _logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
-_META = re.compile(r"__[^/]*__($|/)")
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A sample that is not in the index, and why."""
-
-    reason: str
-    offset: int
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
-    """The samples of one shard: offsets and lengths of their members, in bytes."""
-
-    columns: tuple[str, ...]
-    keys: pa.Array[Any]
-    """string [n]"""
-    offsets: Int64Array
-    """[n, number of columns]; 0 where the sample lacks the member."""
-    lengths: Int64Array
-    """[n, number of columns]; -1 where the sample lacks the member."""
-    faults: tuple[Fault, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-@dataclass(slots=True)
-class IndexBuilder:
-    """Groups members into samples: consecutive members with one key are one sample."""
-
-    columns: dict[str, int] = field(default_factory=dict)
-    samples: list[tuple[str, dict[int, Member]]] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    damaged: set[int] = field(default_factory=set)
-
-    def add(self, key: str, name: str, member: Member) -> None:
-        if not self.samples or self.samples[-1][0] != key:
-            if is_outside(key):
-                self._fault("its key leads out of the dataset", member.offset, key)
-                self.damaged.add(len(self.samples))
-            if key in self.seen:
-                self._fault("another sample of this shard has the same key", member.offset, key)
-                self.damaged.add(len(self.samples))
-            self.seen.add(key)
-            self.samples.append((key, {}))
-        members = self.samples[-1][1]
-        column = self.columns.setdefault(name, len(self.columns))
-        if column in members:
-            self._fault(f"the sample has two members {name!r}", member.offset, key)
-            self.damaged.add(len(self.samples) - 1)
-        elif member.num_bytes == 0:
-            self._fault(f"member {name!r} has no bytes", member.offset, key)
-            self.damaged.add(len(self.samples) - 1)
-        members[column] = member
-
-    def end(self, damage: TarDamage) -> None:
-        """The walk ended early: a sample whose member was cut off is damaged, and so is
-        the last one, of which members may be missing."""
-        split = split_name(damage.name) if damage.name else None
-        key = split[0] if split else ""
-        self._fault(f"{damage.reason}; write the shard again", damage.offset, key)
-        if self.samples and key == self.samples[-1][0]:
-            self.damaged.add(len(self.samples) - 1)
-
-    def build(self) -> ShardIndex:
-        kept = [s for number, s in enumerate(self.samples) if number not in self.damaged]
-        offsets = np.zeros((len(kept), len(self.columns)), np.int64)
-        lengths = np.full((len(kept), len(self.columns)), -1, np.int64)
-        for row, (_, members) in enumerate(kept):
-            for column, member in members.items():
-                offsets[row, column] = member.offset
-                lengths[row, column] = member.num_bytes
-        keys = pa.array([_storable(key) for key, _ in kept], pa.string())
-        return ShardIndex(tuple(self.columns), keys, offsets, lengths, tuple(self.faults))
-
-    def _fault(self, reason: str, offset: int, key: str) -> None:
-        self.faults.append(Fault(reason, offset, _storable(key)))
-
-
-def is_outside(key: str) -> bool:
-    """Whether a file of this name would lie elsewhere than below its folder."""
-    return key.startswith("/") or "\0" in key or ".." in key.split("/")
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """(key, field) by the WebDataset convention: the key is the path without the extensions
-    after the first dot of the base name; None for names that belong to no sample."""
-    match = _NAME.fullmatch(name)
-    if match is None or _META.match(name):
-        return None
-    return match[1], match[2].lower()
 
 
 def build_index(store: Store, path: str) -> ShardIndex:
-    """Walk a tar shard and group its members."""
+    """Find the members of a tar shard and group them."""
+    members = scan(store, path)
+    index = group(members)
+    if index is not None:
+        return index
     builder = IndexBuilder()
-    for item in walk(store, path):
-        if isinstance(item, TarDamage):
-            builder.end(item)
-            break
-        split = split_name(item.name)
+    for member in members:
+        split = split_name(member.name)
         if split is not None:
-            builder.add(*split, item)
+            builder.add(*split, member)
+    if members.damage is not None:
+        builder.end(members.damage)
     return builder.build()
-
-
-def _storable(key: str) -> str:
-    """Arrow's strings are UTF-8: bytes of a name that are not become question marks."""
-    return key.encode("utf-8", "replace").decode()
 
 
 # ---- the sidecar ---------------------------------------------------------------------

@@ -15,7 +15,8 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.readers.checksums import fingerprint
 from iopipe.readers.encoder import Finished
 from iopipe.readers.formats import WriteOptions
-from iopipe.readers.index import IndexBuilder, is_outside, pack_index, split_name
+from iopipe.readers.index import pack_index
+from iopipe.readers.shard_index import IndexBuilder, is_outside, split_name
 from iopipe.readers.sidecar import SUFFIX
 from iopipe.readers.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, header_blocks, padding
 

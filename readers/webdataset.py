@@ -30,8 +30,9 @@ from iopipe.protocols import (
     Store,
 )
 from iopipe.readers.formats import Format, OpenOptions
-from iopipe.readers.index import Fault, ShardIndex, load_index
+from iopipe.readers.index import load_index
 from iopipe.readers.rows import Rows
+from iopipe.readers.shard_index import Fault, ShardIndex
 from iopipe.readers.tar import is_header
 from iopipe.readers.tar_encoder import TarEncoder
 
