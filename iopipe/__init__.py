@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from iopipe.readers import OpenOptions as OpenOptions
     from iopipe.readers import WebDatasetSource as WebDatasetSource
     from iopipe.readers import WriteOptions as WriteOptions
+    from iopipe.readers import inspect_dataset as inspect_dataset
     from iopipe.readers import open_source as open_source
+    from iopipe.readers import verify_dataset as verify_dataset
     from iopipe.readers import write_arrow as write_arrow
     from iopipe.report import write_html as write_html
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
+    from iopipe.storage import MappedStore as MappedStore
     from iopipe.storage import MemoryStore as MemoryStore
     from iopipe.storage import PosixStore as PosixStore
     from iopipe.storage import open_store as open_store
@@ -48,6 +51,7 @@ _HOMES = {
     "ErrorBudgetExceeded": "iopipe.errors",
     "ImageOptions": "iopipe.stages",
     "IopipeError": "iopipe.errors",
+    "MappedStore": "iopipe.storage",
     "MemoryStore": "iopipe.storage",
     "Meter": "iopipe.meter.meter",
     "MissingDependency": "iopipe.errors",
@@ -65,9 +69,11 @@ _HOMES = {
     "Store": "iopipe.protocols",
     "WebDatasetSource": "iopipe.readers",
     "WriteOptions": "iopipe.readers",
+    "inspect_dataset": "iopipe.readers",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",
+    "verify_dataset": "iopipe.readers",
     "write_arrow": "iopipe.readers",
     "write_html": "iopipe.report",
 }

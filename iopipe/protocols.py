@@ -91,6 +91,11 @@ class Store(Protocol):
         """Fill `buffer` from `offset` on; the bytes read, fewer only where the file ends."""
         ...
 
+    def view(self, path: str) -> memoryview | None:
+        """The whole content of `path` as read-only memory, without a copy; None where this
+        store has none to show.  It stays valid for as long as it is held."""
+        ...
+
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         """Start many reads; completion order is free."""
         ...
@@ -243,7 +248,7 @@ class Source(Protocol):
     def locate(self, sample_id: int) -> Location: ...
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
-        """The byte ranges that `samples` would read for these ids, in their order."""
+        """The byte ranges that `samples` would read for these ids together."""
         ...
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:

@@ -46,10 +46,6 @@ def open_source(
     every sample with its checksum whenever it is read.  The format is judged by content
     unless `format` names it; `options` holds what single formats need.
     """
-    wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    names = [os.fspath(path) for path in wanted]
-    if not names:
-        raise PipelineError("no paths were given; name at least one shard, folder or pattern")
     if columns is not None and verify == "sample":
         raise PipelineError(
             "a sample's checksum is one of all fields; leave out columns=, or use verify='shard'"
@@ -59,21 +55,38 @@ def open_source(
         columns=None if columns is None else tuple(columns),
         on_error=on_error,
     )
-    opened = store or open_store(names[0])
+    opened = store or open_store(first_path(paths))
     try:
-        shards = [shard for name in names for shard in _shards(name, opened)]
+        shards = find_shards(paths, opened)
         if verify == "shard":
             check_shards(shards, opened)
-        source = (find_format(format) if format else _format_of(shards, opened)).open(
-            shards, opened, chosen
-        )
+        found = find_format(format) if format else format_of(shards, opened)
+        source = found.open(shards, opened, chosen)
         return verified(source, opened) if verify == "sample" else source
     finally:
         if store is None:
             opened.close()
 
 
-def _format_of(shards: list[str], store: Store) -> Format:
+def find_shards(paths: Paths, store: Store) -> list[str]:
+    """The shards that `paths` names, as `open_source` understands it, in order."""
+    return [shard for name in _names(paths) for shard in _shards(name, store)]
+
+
+def first_path(paths: Paths) -> str:
+    """What decides which store serves them."""
+    return _names(paths)[0]
+
+
+def _names(paths: Paths) -> list[str]:
+    wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not wanted:
+        raise PipelineError("no paths were given; name at least one shard, folder or pattern")
+    return [os.fspath(path) for path in wanted]
+
+
+def format_of(shards: Sequence[str], store: Store) -> Format:
+    """The one format of all these shards."""
     formats = {_format(shard, store).name: shard for shard in shards}
     if len(formats) > 1:
         raise PipelineError(

@@ -1,4 +1,4 @@
-"""Compares shards and samples with what their writer noted.
+"""Compares shards and samples with what their writer noted, when a dataset is opened.
 
 Stands beside the door of the readers.  Invariant: nothing is called intact that was not
 compared; a dataset without checksums is an error, not a pass.
@@ -66,9 +66,17 @@ def noted_shards(shards: Sequence[str], store: Store) -> dict[str, ShardEntry]:
 def verified(source: Source, store: Store) -> Source:
     """A source that compares each sample that it reads with its checksum."""
     noted = [load_checksums(store, shard) for shard in source.shards]
+    return VerifiedSource(source, expected_checksums(source, noted))
+
+
+def expected_checksums(
+    source: Source, noted: Sequence[npt.NDArray[np.uint64]]
+) -> npt.NDArray[np.uint64]:
+    """uint64 [n]: the checksum of each sample of `source`; `noted` has the sidecar of each of
+    its shards."""
     if sum(part.shape[1] for part in noted) == len(source):
-        return VerifiedSource(source, np.concatenate([part[1] for part in noted]))
-    return VerifiedSource(source, _aligned(source, noted))
+        return np.concatenate([np.empty(0, np.uint64), *(part[1] for part in noted)])
+    return _aligned(source, noted)
 
 
 def _aligned(source: Source, noted: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:

@@ -19,17 +19,15 @@ import pyarrow as pa
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import (
     ByteRange,
-    Column,
     ErrorPolicy,
     Int64Array,
     Location,
-    Ragged,
-    ReadRequest,
     Samples,
     Source,
     Store,
 )
 from iopipe.readers.formats import Format, OpenOptions
+from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.index import load_index
 from iopipe.readers.rows import Rows
 from iopipe.readers.shard_index import Fault, ShardIndex
@@ -37,9 +35,6 @@ from iopipe.readers.tar import is_header
 from iopipe.readers.tar_encoder import TarEncoder
 
 _INDEX_THREADS = 4
-_MAX_GAP_BYTES = 1 << 16
-"""Members further apart than this are read apart; bytes between nearer ones are read along,
-which costs less than another read."""
 
 
 class WebDatasetSource:
@@ -87,85 +82,23 @@ class WebDatasetSource:
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
         wanted = np.asarray(ids, np.int64)
-        rows, offsets, lengths, _ = self._reads(wanted)
-        shards = self._rows.place(wanted)[0][rows].tolist()
-        return [
-            ByteRange(self.shards[shard], offset, length)
-            for shard, offset, length in zip(
-                shards, offsets.tolist(), lengths.tolist(), strict=True
-            )
-        ]
+        shards, _ = self._rows.place(wanted)
+        plan = plan_gathering(shards, self._offsets[wanted], self._lengths[wanted])
+        return plan.ranges(self.shards)
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
-        shards, numbers = self._rows.place(wanted)
-        rows, offsets, lengths, starts = self._reads(wanted)
-        buffer = np.empty(int(lengths.sum()), np.uint8)
-        places = np.cumsum(lengths) - lengths
-        self._fill(store, buffer, shards[rows].tolist(), offsets, lengths, places, rows)
-        columns: dict[str, Column] = {
-            name: Ragged(
-                buffer,
-                places[starts[:, number]]
-                + self._offsets[wanted, number]
-                - offsets[starts[:, number]],
-                self._lengths[wanted, number],
-            )
-            for number, name in enumerate(self.columns)
-        }
-        keys = [
-            self._keys[shard][number].as_py()
-            for shard, number in zip(shards.tolist(), numbers.tolist(), strict=True)
-        ]
-        return Samples(ids=wanted, keys=keys, columns=columns)
+        shards, rows = self._rows.place(wanted)
+        fields = gather(store, self.shards, shards, self._offsets[wanted], self._lengths[wanted])
+        columns = dict(zip(self.columns, fields, strict=True))
+        return Samples(ids=wanted, keys=self._keys_of(shards, rows), columns=columns)
 
-    # ---- reading ---------------------------------------------------------------------
-
-    def _reads(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-        """The reads for these samples: (row, offset, length) of each, and for every row and
-        column the number of the read that holds it."""
-        offsets, lengths = self._offsets[ids], self._lengths[ids]
-        ends = offsets + lengths
-        spans = ends.max(axis=1, initial=0) - offsets.min(axis=1, initial=1 << 62)
-        is_near = spans <= lengths.sum(axis=1) + _MAX_GAP_BYTES
-        width = len(self.columns)
-        num_reads = np.where(is_near, 1, width)
-        first = np.cumsum(num_reads) - num_reads
-        starts = first[:, None] + np.where(is_near[:, None], 0, np.arange(width))
-        rows = np.repeat(np.arange(len(ids)), num_reads)
-        read_offsets = np.full(len(rows), 1 << 62, np.int64)
-        read_ends = np.zeros(len(rows), np.int64)
-        np.minimum.at(read_offsets, starts, offsets)
-        np.maximum.at(read_ends, starts, ends)
-        return rows, read_offsets, read_ends - read_offsets, starts
-
-    def _fill(
-        self,
-        store: Store,
-        buffer: np.ndarray[tuple[int], np.dtype[np.uint8]],
-        shards: list[int],
-        offsets: Int64Array,
-        lengths: Int64Array,
-        places: Int64Array,
-        rows: Int64Array,
-    ) -> None:
-        view = buffer.data
-        requests = [
-            ReadRequest(self.shards[shard], offset, view[place : place + length])
-            for shard, offset, length, place in zip(
-                shards, offsets.tolist(), lengths.tolist(), places.tolist(), strict=True
-            )
-        ]
-        counts = np.array(store.submit(requests).wait(), np.int64)
-        if (counts != lengths).any():
-            number = int(np.argmax(counts != lengths))
-            raise DataError(
-                f"only {counts[number]} of {lengths[number]} bytes could be read; the shard "
-                "became shorter since it was indexed: open the dataset again",
-                row=int(rows[number]),
-                shard=self.shards[shards[number]],
-                offset=int(offsets[number]),
-            )
+    def _keys_of(self, shards: Int64Array, rows: Int64Array) -> list[str]:
+        if len(set(shards.tolist())) == 1:
+            found: list[Any] = self._keys[int(shards[0])].take(rows).to_pylist()
+            return found
+        pairs = zip(shards.tolist(), rows.tolist(), strict=True)
+        return [self._keys[shard][row].as_py() for shard, row in pairs]
 
     # ---- opening ---------------------------------------------------------------------
 

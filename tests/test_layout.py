@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": {"errors"},
     "readers": CONTRACTS | {"storage"},
     "loaders": CORE | {"readers", "kernels"},
-    "report": CORE,
+    "report": CORE | {"readers"},
     "bench": CORE | {"readers", "loaders", "kernels", "report"},
     "cli": CORE | {"readers", "loaders", "kernels", "report", "bench"},
 }

@@ -163,11 +163,20 @@ def test_only_the_chosen_fields_are_read() -> None:
 def test_ranges_hold_the_bytes_of_the_samples() -> None:
     content = _tar(_members(9))
     source, memory = _source(content)
-    for number, part in enumerate(source.ranges(range(9))):
+    for number in range(9):
+        (part,) = source.ranges([number])
         whole = content[part.offset : part.offset + part.length]
         sample = source.samples([number], memory).row(0)
         assert whole.startswith(sample["jpg"])
         assert whole.endswith(sample["cls"])
+    together = source.ranges([8, 0, 3, 1, 2, 2])
+    assert sum(part.length for part in together) < len(content)
+    for number in range(4):
+        (part,) = source.ranges([number])
+        assert any(
+            span.offset <= part.offset and part.offset + part.length <= span.offset + span.length
+            for span in together
+        )
 
 
 def test_a_source_travels_to_another_process() -> None:
