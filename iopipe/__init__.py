@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iopipe.errors import PipelineError as PipelineError
     from iopipe.errors import StateError as StateError
     from iopipe.errors import StorageError as StorageError
+    from iopipe.errors import WorkerError as WorkerError
     from iopipe.loaders.read import read as read
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
@@ -68,6 +69,7 @@ _HOMES = {
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
     "WebDatasetSource": "iopipe.readers",
+    "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
     "inspect_dataset": "iopipe.readers",
     "open_source": "iopipe.readers",

@@ -21,6 +21,7 @@ from iopipe.readers.encoder import Encoder
 _MODULES = {
     "webdataset": "iopipe.readers.webdataset",
     "arrow": "iopipe.readers.arrow",
+    "folder": "iopipe.readers.folder",
 }
 """Asked in this order which of them a shard's content belongs to."""
 

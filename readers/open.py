@@ -143,8 +143,9 @@ def _in_folder(folder: str, store: Store) -> list[str]:
     suffixes = [suffix for known in all_formats() for suffix in known.suffixes]
     found = [store.glob(f"{_escaped(folder)}/*{suffix}") for suffix in suffixes]
     shards = list(itertools.chain(*found))
-    is_dataset = not shards and any(known.is_content(b"", folder) for known in all_formats())
-    return [folder] if is_dataset else shards
+    local = store.local_path(folder) or folder
+    is_dataset = not shards and any(known.is_content(b"", local) for known in all_formats())
+    return [local] if is_dataset else shards
 
 
 def _escaped(folder: str) -> str:

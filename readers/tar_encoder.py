@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from iopipe.errors import DataError, PipelineError
 from iopipe.readers.checksums import fingerprint
 from iopipe.readers.encoder import Finished
@@ -99,7 +101,7 @@ def _as_bytes(name: str, value: Any, key: str) -> bytes:
         return bytes(value)
     if isinstance(value, str):
         return value.encode()
-    if isinstance(value, int):
+    if isinstance(value, int | np.integer):
         return str(value).encode()
     raise DataError(
         f"field {name!r} is a {type(value).__name__}; encode it as bytes, str or a whole number",
