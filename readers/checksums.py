@@ -62,7 +62,7 @@ def _update(state: xxhash.xxh3_64 | xxhash.xxh3_128, fields: Mapping[str, Any]) 
 def _content(value: Any) -> tuple[bytes, bytes | memoryview]:
     if isinstance(value, bytes | bytearray | memoryview):
         view = memoryview(value)
-        return b"b", view.cast("B") if view.contiguous else view.tobytes()
+        return b"b", view.cast("B") if view.contiguous and view.nbytes else view.tobytes()
     if isinstance(value, str):
         return b"s", value.encode("utf-8", "surrogatepass")
     if isinstance(value, np.ndarray | np.generic) and value.dtype != object:

@@ -21,6 +21,8 @@ class Finished:
     """`fingerprint` of each sample's fields as the reader gives them back."""
     companions: Mapping[str, bytes] = field(default_factory=dict)
     """Files to lie beside the shard, by the suffix that their names add to the shard's."""
+    siblings: Mapping[str, bytes] = field(default_factory=dict)
+    """The same for suffixes that take the place of the shard's own."""
 
 
 class Encoder(Protocol):

@@ -10,7 +10,7 @@ import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 
@@ -21,6 +21,8 @@ from iopipe.readers.encoder import Encoder
 _MODULES = {
     "webdataset": "iopipe.readers.webdataset",
     "arrow": "iopipe.readers.arrow",
+    "tfrecord": "iopipe.readers.tfrecord",
+    "tokens": "iopipe.readers.tokens",
     "folder": "iopipe.readers.folder",
 }
 """Asked in this order which of them a shard's content belongs to."""
@@ -36,6 +38,12 @@ class OpenOptions:
     """What becomes of samples that are damaged when the source is opened."""
     max_sample_bytes: int = 1 << 30
     """No field and no compressed buffer may become larger than this when it is unpacked."""
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    """tokens: what a flat file holds; Megatron's index says it itself."""
+    eos_token: int | None = None
+    """tokens: the token that ends a document of a flat file; a sample is a document."""
+    window: int | None = None
+    """tokens: a sample is so many tokens of a flat file in a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

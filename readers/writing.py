@@ -88,12 +88,12 @@ class ShardWriter:
         with _writing(self._path):
             finished = self._encoder.finish()
             self._file.close()
-            companions = {
-                **finished.companions,
-                SUFFIX: pack_checksums(self._keys, finished.checksums),
-            }
-            for suffix, content in companions.items():
+            for suffix, content in finished.siblings.items():
+                write_atomically(self._path.with_suffix(suffix), content)
+            for suffix, content in finished.companions.items():
                 write_atomically(Path(f"{self._path}{suffix}"), content)
+            sidecar = pack_checksums(self._keys, finished.checksums)
+            write_atomically(Path(f"{self._path}{SUFFIX}"), sidecar)
             os.replace(self._temporary, self._path)
         entry = ShardEntry(
             path=self._path.name,

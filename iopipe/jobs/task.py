@@ -213,7 +213,7 @@ class _Writing:
     def _upload(self, url: str) -> None:
         """Send the shard, after the files beside it; the local ones are not needed then."""
         folder = Path(self._job.folder)
-        files = sorted(self._path.parent.glob(f"{self._path.name}*"), reverse=True)
+        files = sorted(self._path.parent.glob(f"{self._path.stem}.*"), reverse=True)
         upload(url, folder, [str(path.relative_to(folder)) for path in files])
         for path in files:
             path.unlink()

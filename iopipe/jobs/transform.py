@@ -29,7 +29,11 @@ class Transform(Protocol):
         ...
 
 
-_BUILDERS: dict[str, str] = {}
+_BUILDERS = {
+    "map": "iopipe.jobs.user_map:make_map",
+    "images": "iopipe.jobs.reencode:make_images",
+    "tokenise": "iopipe.jobs.tokenise:make_tokenise",
+}
 """Name of a transform -> 'module:function' that makes it from its options."""
 
 
