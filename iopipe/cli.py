@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where files go")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     demo.set_defaults(run=_demo)
+    from iopipe.jobs.command import add_arguments
+
+    shard = commands.add_parser("shard", help="write a dataset as shards, shuffled or not")
+    add_arguments(shard, shuffles=True)
+    convert = commands.add_parser("convert", help="write a dataset in another format")
+    add_arguments(convert, shuffles=False)
     for command, run, purpose in (
         ("inspect", _inspect, "say what a dataset holds"),
         ("verify", _verify, "compare a dataset with the checksums that its writer noted"),
