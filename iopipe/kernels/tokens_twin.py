@@ -1,0 +1,57 @@
+"""The token kernel in plain torch, a step at a time: what tests compare with.
+
+Stands beside tokens.py.  Invariant: says what is meant, not how to be fast; waits for nothing
+either, so that it is also what a compiler gets to work on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad
+
+from iopipe.kernels.token_batch import TokenBatch, TokenOptions
+
+
+def windows_twin(pool: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
+    """int64 [rows, length + 1]: the windows of a pool that contains them wholly."""
+    index = starts[:, None] + torch.arange(length + 1, device=pool.device)
+    return widened_twin(_as_signed(pool)[index])
+
+
+def widened_twin(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens as int64; torch has few operations on unsigned ones."""
+    signed = _as_signed(tokens)
+    return signed.to(torch.int64) & (256**signed.element_size() - 1)
+
+
+def _as_signed(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.view({torch.uint16: torch.int16, torch.uint32: torch.int32}[tokens.dtype]) if (
+        tokens.dtype in (torch.uint16, torch.uint32)
+    ) else tokens
+
+
+def pack_tokens_twin(tokens: torch.Tensor, options: TokenOptions) -> TokenBatch:
+    """`tokens` int64 [rows, length + 1] to a batch, with an empty state."""
+    here, following = tokens[:, :-1], tokens[:, 1:]
+    num_rows, length = here.shape
+    end_token = -1 if options.end_token is None else options.end_token
+    ends = here == end_token
+    starts = pad(ends[:, :-1], (1, 0), value=True)
+    column = torch.arange(length, device=tokens.device)
+    first = torch.where(starts, column, 0).cummax(dim=1).values
+    document = starts.flatten().cumsum(0) - 1
+    place = torch.arange(num_rows * length, device=tokens.device)
+    # What is no start, or does not fit, goes to one place more, which is cut off.
+    slot = torch.where(starts.flatten(), document, options.max_documents)
+    ends_at = torch.full((options.max_documents + 1,), num_rows * length, device=tokens.device)
+    listed = ends_at.scatter(0, slot.clamp(max=options.max_documents), place)
+    listed[-1] = num_rows * length
+    return TokenBatch(
+        inputs=here.to(options.dtype),
+        labels=torch.where(ends, options.ignore_index, following).to(options.dtype),
+        position_ids=(column - first).to(torch.int32),
+        document_ids=document.view(num_rows, length).to(torch.int32),
+        cu_seqlens=listed.to(torch.int32),
+        num_documents=starts.sum().view(1).to(torch.int32),
+        state=tokens.new_empty(0),
+    )
