@@ -31,9 +31,9 @@ from iopipe.kernels.token_batch import (
     WindowsInOrder,
 )
 from iopipe.kernels.tuning import Config, Kernel, Problem
-from iopipe.kernels.window_order import NUM_WORDS, permuted
+from iopipe.kernels.window_order import NUM_WORDS, _moved, _word, permuted
 
-_BLOCKS = ("block",)
+_BLOCKS = ("block", "programs")
 _TOKEN_DTYPES = (torch.uint16, torch.uint32)
 
 
@@ -183,7 +183,8 @@ def _pack(
     block = config.blocks["block"]
     tiles_a_row = triton.cdiv(length, block)
     num_tiles = num_rows * tiles_a_row
-    programs = num_programs(num_tiles, max_programs, at_most=STATE_WORDS - 1)
+    at_most = min(config.blocks["programs"], STATE_WORDS - 1)
+    programs = num_programs(num_tiles, max_programs, at_most=at_most)
     tiles_a_program = triton.cdiv(num_tiles, programs)
     programs = triton.cdiv(num_tiles, tiles_a_program)
     wrap_triton(_pack_kernel)[(programs,)](
@@ -227,6 +228,7 @@ def _(*args: object) -> None:
 def _first_token(row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS):
     """Where in the tokens a row begins; `num_tokens`, so that all is outside, where its
     position lies outside the epoch."""
+    row = tl.zeros((), tl.int64) + row
     if STARTS:
         first = tl.load(starts + row)
     elif ROUNDS:
@@ -240,15 +242,19 @@ def _first_token(row, starts, order, position, num_tokens, stride, step, STARTS,
 
 
 @triton.jit
-def _token(tokens, index, num_tokens, mask):
-    inside = mask & (index >= 0) & (index < num_tokens)
-    return tl.load(tokens + index, mask=inside, other=0).to(tl.int64), inside
+def _row(row, tokens, starts, order, position, num_tokens, length, stride, step, STARTS, ROUNDS):
+    """(pointer to the row's first token, columns from which and before which there are any)"""
+    begin = _first_token(row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS)
+    low = tl.minimum(tl.maximum(-begin, 0), length + 1).to(tl.int32)
+    high = tl.minimum(tl.maximum(num_tokens - begin, 0), length + 1).to(tl.int32)
+    return tokens + begin, low, high
 
 
 @triton.jit
-def _starts_here(tokens, index, column, num_tokens, end_token, mask):
+def _starts_here(first, low, high, column, end_token, mask):
     """Whether a document starts at these columns: at 0, and behind each end token."""
-    before, inside = _token(tokens, index - 1, num_tokens, mask & (column > 0))
+    inside = mask & (column > low) & (column <= high)
+    before = tl.load(first + column - 1, mask=inside, other=0).to(tl.int64)
     return mask & ((column == 0) | (inside & (before == end_token)))
 
 
@@ -267,7 +273,17 @@ def _words_before(state, program, PROGRAMS: tl.constexpr):
         words = tl.load(state + ids, mask=before, other=-1, volatile=True)
     count = tl.sum(tl.where(before, (words >> 32) & 0x7FFFFFFF, 0))
     last = tl.max(tl.where(before, words & 0xFFFFFFFF, 0))
-    return count, last
+    return count.to(tl.int32), last.to(tl.int32)
+
+
+@triton.jit
+def _leave(state, PROGRAMS: tl.constexpr, DEPARTED: tl.constexpr):
+    """The last program to read leaves the state as it was found, for the next launch."""
+    departed = tl.atomic_add(state + DEPARTED, 1)
+    if departed == tl.num_programs(0) - 1:
+        ids = tl.arange(0, PROGRAMS)
+        tl.store(state + ids, tl.zeros((PROGRAMS,), tl.int64), mask=ids < tl.num_programs(0))
+        tl.store(state + DEPARTED, tl.zeros((), tl.int64))
 
 
 @triton.jit
@@ -299,74 +315,72 @@ def _pack_kernel(
     DEPARTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    # Places in the batch are int32: it has fewer than 2**31 tokens; the pool may have more.
     program = tl.program_id(0)
     first_tile = program * tiles_a_program
     end_tile = tl.minimum(first_tile + tiles_a_program, num_rows * tiles_a_row)
     lanes = tl.arange(0, BLOCK)
 
-    # Inputs and labels need no count.  A place in the batch is kept plus one: 0 is none.
-    count = tl.zeros((), tl.int64)
-    last = tl.zeros((), tl.int64)
-    first_row = (first_tile // tiles_a_row).to(tl.int64)
+    # Inputs and labels need no count.  Of the last start, the place plus one is kept: 0 is none.
+    count = tl.zeros((), tl.int32)
+    last = tl.zeros((), tl.int32)
+    first_row = first_tile // tiles_a_row
     row = first_row
-    begin = _first_token(
-        row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS
+    first, low, high = _row(
+        row, tokens, starts, order, position, num_tokens, length, stride, step, STARTS, ROUNDS
     )
-    first_begin = begin
+    kept_first, kept_low, kept_high = first, low, high
     for tile in range(first_tile, end_tile):
         if tile // tiles_a_row != row:
-            row = (tile // tiles_a_row).to(tl.int64)
-            begin = _first_token(
-                row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS
-            )
+            row = tile // tiles_a_row
+            first, low, high = _row(
+                row, tokens, starts, order, position, num_tokens, length, stride, step,
+                STARTS, ROUNDS,
+            )  # fmt: skip
         column = (tile % tiles_a_row) * BLOCK + lanes
         mask = column < length
-        index = begin + column
-        here, inside = _token(tokens, index, num_tokens, mask)
-        following, has_next = _token(tokens, index + 1, num_tokens, mask)
-        label = tl.where(has_next & inside & (here != end_token), following, ignore_index)
+        inside = mask & (column >= low) & (column < high)
+        has_next = inside & (column + 1 < high)
+        here = tl.load(first + column, mask=inside, other=0).to(tl.int64)
+        following = tl.load(first + column + 1, mask=has_next, other=0).to(tl.int64)
+        label = tl.where(has_next & (here != end_token), following, ignore_index)
         place = row * length + column
         tl.store(inputs + place, here.to(inputs.dtype.element_ty), mask=mask)
         tl.store(labels + place, label.to(labels.dtype.element_ty), mask=mask)
-        is_start = _starts_here(tokens, index, column, num_tokens, end_token, mask)
+        is_start = _starts_here(first, low, high, column, end_token, mask)
         count += tl.sum(is_start.to(tl.int32))
         last = tl.maximum(last, tl.max(tl.where(is_start, place + 1, 0)))
 
-    tl.atomic_xchg(state + program, (count << 32) | last | (-1 << 63))
+    tl.atomic_xchg(state + program, (count.to(tl.int64) << 32) | last.to(tl.int64) | (-1 << 63))
     count, last = _words_before(state, program, PROGRAMS)
-    # The last program to read leaves the state as it found it, for the next launch.
-    departed = tl.atomic_add(state + DEPARTED, 1)
-    if departed == tl.num_programs(0) - 1:
-        ids = tl.arange(0, PROGRAMS)
-        tl.store(state + ids, tl.zeros((PROGRAMS,), tl.int64), mask=ids < tl.num_programs(0))
-        tl.store(state + DEPARTED, tl.zeros((), tl.int64))
+    _leave(state, PROGRAMS, DEPARTED)
 
     row = first_row
-    begin = first_begin
+    first, low, high = kept_first, kept_low, kept_high
     for tile in range(first_tile, end_tile):
         if tile // tiles_a_row != row:
-            row = (tile // tiles_a_row).to(tl.int64)
-            begin = _first_token(
-                row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS
-            )
+            row = tile // tiles_a_row
+            first, low, high = _row(
+                row, tokens, starts, order, position, num_tokens, length, stride, step,
+                STARTS, ROUNDS,
+            )  # fmt: skip
         column = (tile % tiles_a_row) * BLOCK + lanes
         mask = column < length
         place = row * length + column
-        is_start = _starts_here(tokens, begin + column, column, num_tokens, end_token, mask)
+        is_start = _starts_here(first, low, high, column, end_token, mask)
         counts, lasts = tl.associative_scan(
             (is_start.to(tl.int32), tl.where(is_start, place + 1, 0)), 0, _count_and_last
         )
         document = count + counts - 1
         start = tl.maximum(lasts, last) - 1
-        tl.store(position_ids + place, (place - start).to(tl.int32), mask=mask)
-        tl.store(document_ids + place, document.to(tl.int32), mask=mask)
-        listed = is_start & (document < max_documents)
-        tl.store(cu_seqlens + document, place.to(tl.int32), mask=listed)
+        tl.store(position_ids + place, place - start, mask=mask)
+        tl.store(document_ids + place, document, mask=mask)
+        tl.store(cu_seqlens + document, place, mask=is_start & (document < max_documents))
         count += tl.max(counts)
         last = tl.maximum(last, tl.max(lasts))
 
     if program == tl.num_programs(0) - 1:
-        tl.store(num_documents, count.to(tl.int32))
+        tl.store(num_documents, count)
         total = tl.zeros((), tl.int32) + num_rows * length
         for unused in range(tl.minimum(count, max_documents), max_documents + 1, BLOCK):
             ids = unused + lanes
@@ -374,25 +388,26 @@ def _pack_kernel(
 
 
 def _heuristic(problem: Problem) -> Config:
-    length = problem.shape["length"]
-    block = min(8192, max(256, triton.next_power_of_2(length)))
-    return Config(blocks={"block": block}, num_warps=max(1, min(16, block // 512)))
+    """Small tiles, eight values a thread: registers, not bytes, are what programs run out of."""
+    block = min(1024, max(256, triton.next_power_of_2(problem.shape["length"])))
+    return Config(blocks={"block": block, "programs": 2048}, num_warps=block // 256)
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
-        Config(blocks={"block": block}, num_warps=num_warps)
-        for block in (1024, 2048, 4096, 8192)
-        for num_warps in (4, 8, 16)
-        if block // num_warps >= 128
+        Config(blocks={"block": block, "programs": programs}, num_warps=num_warps)
+        for block in (512, 1024, 2048, 4096)
+        for num_warps in (4, 8)
+        for programs in (528, 1056, 2048)
+        if 4 <= block // num_warps // 32 <= 16
     ]
     return [_heuristic(problem), *tried]
 
 
 KERNEL = Kernel(
     name="tokens",
-    functions=(_pack_kernel, _first_token, _token, _starts_here, _count_and_last, _words_before)
-    + (permuted,),
+    functions=(_pack_kernel, _first_token, _row, _starts_here, _count_and_last, _words_before, _leave)
+    + (permuted, _moved, _word),
     heuristic=_heuristic,
     candidates=_candidates,
 )
