@@ -93,6 +93,22 @@ def _layout(shape: Sequence[int], affine: Affine) -> tuple[tuple[int, ...], int,
     return (1,), math.prod(shape), 1
 
 
+def problem_of(values: torch.Tensor, affine: Affine, dtype: torch.dtype) -> Problem:
+    """What a launch is looked up by: the matrix that the values are worked on as."""
+    _, run, period = _layout(values.shape, affine)
+    return _problem(values, dtype, run, period)
+
+
+def _problem(values: torch.Tensor, dtype: torch.dtype, run: int, period: int) -> Problem:
+    by_column = run == 1 and period > 1
+    width = _folded(period, values.numel() // period) if by_column else run
+    names = (str(values.dtype).removeprefix("torch."), str(dtype).removeprefix("torch."))
+    rows = values.numel() // width
+    return Problem(
+        dtypes=names, shape={"rows": rows, "columns": width, "by_column": int(by_column)}
+    )
+
+
 @triton_op("iopipe::dequantize", mutates_args=("out",))
 def _dequantize(
     values: torch.Tensor,
@@ -104,16 +120,11 @@ def _dequantize(
     max_programs: int | None,
     words: Sequence[int],
 ) -> None:
-    size = values.numel()
-    if size == 0:
+    if values.numel() == 0:
         return
-    by_column = run == 1 and period > 1
-    width = _folded(period, size // period) if by_column else run
-    num_rows = size // width
-    names = (str(values.dtype).removeprefix("torch."), str(out.dtype).removeprefix("torch."))
-    problem = Problem(
-        dtypes=names, shape={"rows": num_rows, "columns": width, "by_column": int(by_column)}
-    )
+    problem = _problem(values, out.dtype, run, period)
+    num_rows, width = problem.shape["rows"], problem.shape["columns"]
+    by_column = bool(problem.shape["by_column"])
     config = chosen(KERNEL, problem, words, _BLOCKS)
     rows, columns = (config.blocks[name] for name in _BLOCKS)
     tiles_a_row = triton.cdiv(width, columns)

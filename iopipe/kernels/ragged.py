@@ -153,9 +153,7 @@ def _check_ragged(values: torch.Tensor, offsets: torch.Tensor) -> int:
     return offsets.numel() - 1
 
 
-def _room(
-    out: torch.Tensor | None, shape: Sequence[int], like: torch.Tensor
-) -> torch.Tensor:
+def _room(out: torch.Tensor | None, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     if out is None:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
     check_tensor("out", out, like=like, dtypes=(like.dtype,), shape=shape)

@@ -255,11 +255,11 @@ def _copy_kernel(
 
 
 def _heuristic(problem: Problem) -> Config:
-    """Tiles of 16 KiB; no more than 2048 tokens, each of which is searched."""
-    word_bytes = {"int64": 8, "int32": 4, "int16": 2, "uint8": 1}[problem.dtypes[0]]
+    """Tiles of 8 KiB; no more than 1024 tokens, each of which is searched."""
     words = min(triton.next_power_of_2(problem.shape["words"]), 1024)
-    tokens = min(max(16384 // word_bytes // words, 1), 2048)
-    return Config(blocks={"tokens": tokens, "words": words}, num_warps=8 if words == 1 else 4)
+    word_bytes = getattr(torch, problem.dtypes[0]).itemsize
+    tokens = min(max(8192 // word_bytes // words, 1), 1024)
+    return Config(blocks={"tokens": tokens, "words": words}, num_warps=4)
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:

@@ -33,7 +33,7 @@ def gathered_offsets(
     programs = triton.cdiv(num_tiles, tiles)
     sums = offsets.new_empty(programs, dtype=torch.int64)
     sizes = (num_rows, offsets.numel() - 1, tiles)
-    blocks = {"BLOCK": block, "num_warps": 8}
+    blocks = {"BLOCK": block, "num_warps": max(block // 256, 1)}
     if programs > 1:
         wrap_triton(_sum_kernel)[(programs,)](offsets, rows, sums, *sizes, **blocks)
     greatest = torch.iinfo(offsets.dtype).max

@@ -126,19 +126,18 @@ def _pad_kernel(
 
 
 def _heuristic(problem: Problem) -> Config:
-    """Tiles of 16 KiB: the whole of a few short rows, or a piece of a long one."""
-    word_bytes = {"int64": 8, "int32": 4, "int16": 2, "uint8": 1}[problem.dtypes[0]]
-    tile = 16384 // word_bytes
+    """Tiles of 4 KiB: a piece of a long row, or a few short ones."""
+    tile = 4096 // getattr(torch, problem.dtypes[0]).itemsize
     words = min(triton.next_power_of_2(problem.shape["words"]), tile)
-    return Config(blocks={"rows": max(tile // words // 4, 1), "words": words}, num_warps=4)
+    return Config(blocks={"rows": tile // words, "words": words}, num_warps=4)
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
     best = _heuristic(problem)
     rows, words = (best.blocks[name] for name in PAD_BLOCKS)
     tried = [
-        Config(blocks={"rows": max(rows // less, 1), "words": max(words // cut, 1)}, num_warps=warps)
-        for less, cut in ((1, 1), (1, 2), (2, 1), (1, 4), (4, 1))
+        Config(blocks={"rows": rows * more, "words": words * longer}, num_warps=warps)
+        for more, longer in ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4))
         for warps in (4, 8)
     ]
     return [best, *tried]

@@ -29,7 +29,9 @@ _INTEGERS = (
 )
 
 
-def as_words(tensors: Sequence[torch.Tensor], width: Sequence[int]) -> tuple[list[torch.Tensor], int]:
+def as_words(
+    tensors: Sequence[torch.Tensor], width: Sequence[int]
+) -> tuple[list[torch.Tensor], int]:
     """Flat views of contiguous tensors of one dtype, and the words in a row of this width.
 
     Memory from torch's allocators begins at a multiple of 8 bytes; what lies in a larger

@@ -251,16 +251,80 @@ def _row(row, tokens, starts, order, position, num_tokens, length, stride, step,
 
 
 @triton.jit
-def _starts_here(first, low, high, column, end_token, mask):
-    """Whether a document starts at these columns: at 0, and behind each end token."""
-    inside = mask & (column > low) & (column <= high)
-    before = tl.load(first + column - 1, mask=inside, other=0).to(tl.int64)
-    return mask & ((column == 0) | (inside & (before == end_token)))
+def _token(first, column, mask, CHECKED: tl.constexpr):
+    """int32 of uint16, int64 of uint32: the narrowest that keeps the value."""
+    if CHECKED:
+        token = tl.load(first + column, mask=mask, other=0)
+    else:
+        token = tl.load(first + column)
+    if token.dtype == tl.uint16:
+        result = token.to(tl.int32)
+    else:
+        result = token.to(tl.int64)
+    return result
 
 
 @triton.jit
-def _count_and_last(count, last, other_count, other_last):
-    return count + other_count, tl.maximum(last, other_last)
+def _follows_an_end(first, low, high, column, length, end_token, CHECKED: tl.constexpr):
+    """Whether a document starts at these columns, but for column 0, where one always does."""
+    inside = column > 0
+    if CHECKED:
+        inside = inside & (column < length) & (column > low) & (column <= high)
+    return inside & (_token(first, column - 1, inside, True) == end_token)
+
+
+@triton.jit
+def _write_tokens(
+    first, low, high, column, place, inputs, labels, length, end_token, ignore_index,
+    CHECKED: tl.constexpr,
+):  # fmt: skip
+    """Inputs and labels of a tile; CHECKED where a part of it has no tokens."""
+    mask = column < length
+    inside = mask & (column >= low) & (column < high)
+    has_next = inside & (column + 1 < high)
+    here = _token(first, column, inside, CHECKED)
+    label = _token(first, column + 1, has_next, CHECKED)
+    is_learned = here != end_token
+    if CHECKED:
+        is_learned = is_learned & has_next
+    label = tl.where(is_learned, label, ignore_index).to(labels.dtype.element_ty)
+    here = here.to(inputs.dtype.element_ty)
+    if CHECKED:
+        tl.store(inputs + place, here, mask=mask)
+        tl.store(labels + place, label, mask=mask)
+    else:
+        tl.store(inputs + place, here)
+        tl.store(labels + place, label)
+
+
+@triton.jit
+def _later(packed, other):
+    """Of two neighbours: starts in both, in the upper half; in the lower the last one's lane
+    plus one.  The sum is greater where `other` has a start, and where it has none, less."""
+    return tl.maximum(packed, (packed & -65536) + other)
+
+
+@triton.jit
+def _write_documents(
+    is_start, lanes, column, place, count, last, position_ids, document_ids, cu_seqlens, length,
+    max_documents, CHECKED: tl.constexpr,
+):  # fmt: skip
+    """Positions, ids and starts of a tile; (count, last) behind it."""
+    packed = tl.associative_scan(tl.where(is_start, lanes + 65537, 0), 0, _later)
+    lane = packed & 65535
+    start = tl.where(lane > 0, place - lanes + lane, last) - 1
+    document = count + (packed >> 16) - 1
+    mask = column < length
+    if CHECKED:
+        tl.store(position_ids + place, place - start, mask=mask)
+        tl.store(document_ids + place, document, mask=mask)
+    else:
+        tl.store(position_ids + place, place - start)
+        tl.store(document_ids + place, document)
+    tl.store(cu_seqlens + document, place, mask=is_start & (document < max_documents))
+    whole = tl.max(packed)
+    lane = whole & 65535
+    return count + (whole >> 16), tl.where(lane > 0, tl.min(place) + lane, last)
 
 
 @triton.jit
@@ -322,8 +386,9 @@ def _pack_kernel(
     lanes = tl.arange(0, BLOCK)
 
     # Inputs and labels need no count.  Of the last start, the place plus one is kept: 0 is none.
-    count = tl.zeros((), tl.int32)
-    last = tl.zeros((), tl.int32)
+    counts = tl.zeros((BLOCK,), tl.int32)
+    lasts = tl.zeros((BLOCK,), tl.int32)
+    row_starts = tl.zeros((), tl.int32)
     first_row = first_tile // tiles_a_row
     row = first_row
     first, low, high = _row(
@@ -337,23 +402,31 @@ def _pack_kernel(
                 row, tokens, starts, order, position, num_tokens, length, stride, step,
                 STARTS, ROUNDS,
             )  # fmt: skip
-        column = (tile % tiles_a_row) * BLOCK + lanes
-        mask = column < length
-        inside = mask & (column >= low) & (column < high)
-        has_next = inside & (column + 1 < high)
-        here = tl.load(first + column, mask=inside, other=0).to(tl.int64)
-        following = tl.load(first + column + 1, mask=has_next, other=0).to(tl.int64)
-        label = tl.where(has_next & (here != end_token), following, ignore_index)
+        begin = (tile % tiles_a_row) * BLOCK
+        column = begin + lanes
         place = row * length + column
-        tl.store(inputs + place, here.to(inputs.dtype.element_ty), mask=mask)
-        tl.store(labels + place, label.to(labels.dtype.element_ty), mask=mask)
-        is_start = _starts_here(first, low, high, column, end_token, mask)
-        count += tl.sum(is_start.to(tl.int32))
-        last = tl.maximum(last, tl.max(tl.where(is_start, place + 1, 0)))
+        if (low == 0) & (begin + BLOCK < high) & (begin + BLOCK <= length):
+            _write_tokens(
+                first, low, high, column, place, inputs, labels, length, end_token,
+                ignore_index, False,
+            )  # fmt: skip
+            is_start = _follows_an_end(first, low, high, column, length, end_token, False)
+        else:
+            _write_tokens(
+                first, low, high, column, place, inputs, labels, length, end_token,
+                ignore_index, True,
+            )  # fmt: skip
+            is_start = _follows_an_end(first, low, high, column, length, end_token, True)
+        counts += is_start.to(tl.int32)
+        lasts = tl.where(is_start, place + 1, lasts)
+        if begin == 0:
+            row_starts += 1
+            lasts = tl.maximum(lasts, row * length + 1)
 
-    tl.atomic_xchg(state + program, (count.to(tl.int64) << 32) | last.to(tl.int64) | (-1 << 63))
+    count = (row_starts + tl.sum(counts)).to(tl.int64)
+    last = tl.max(lasts).to(tl.int64)
+    tl.atomic_xchg(state + program, (count << 32) | last | (-1 << 63))
     count, last = _words_before(state, program, PROGRAMS)
-    _leave(state, PROGRAMS, DEPARTED)
 
     row = first_row
     first, low, high = kept_first, kept_low, kept_high
@@ -364,20 +437,25 @@ def _pack_kernel(
                 row, tokens, starts, order, position, num_tokens, length, stride, step,
                 STARTS, ROUNDS,
             )  # fmt: skip
-        column = (tile % tiles_a_row) * BLOCK + lanes
-        mask = column < length
+        begin = (tile % tiles_a_row) * BLOCK
+        column = begin + lanes
         place = row * length + column
-        is_start = _starts_here(first, low, high, column, end_token, mask)
-        counts, lasts = tl.associative_scan(
-            (is_start.to(tl.int32), tl.where(is_start, place + 1, 0)), 0, _count_and_last
-        )
-        document = count + counts - 1
-        start = tl.maximum(lasts, last) - 1
-        tl.store(position_ids + place, place - start, mask=mask)
-        tl.store(document_ids + place, document, mask=mask)
-        tl.store(cu_seqlens + document, place, mask=is_start & (document < max_documents))
-        count += tl.max(counts)
-        last = tl.maximum(last, tl.max(lasts))
+        if begin == 0:
+            tl.store(cu_seqlens + count, row * length, mask=count < max_documents)
+            count += 1
+            last = row * length + 1
+        if (low == 0) & (begin + BLOCK < high) & (begin + BLOCK <= length):
+            is_start = _follows_an_end(first, low, high, column, length, end_token, False)
+            count, last = _write_documents(
+                is_start, lanes, column, place, count, last, position_ids, document_ids,
+                cu_seqlens, length, max_documents, False,
+            )  # fmt: skip
+        else:
+            is_start = _follows_an_end(first, low, high, column, length, end_token, True)
+            count, last = _write_documents(
+                is_start, lanes, column, place, count, last, position_ids, document_ids,
+                cu_seqlens, length, max_documents, True,
+            )  # fmt: skip
 
     if program == tl.num_programs(0) - 1:
         tl.store(num_documents, count)
@@ -385,29 +463,42 @@ def _pack_kernel(
         for unused in range(tl.minimum(count, max_documents), max_documents + 1, BLOCK):
             ids = unused + lanes
             tl.store(cu_seqlens + ids, total, mask=ids <= max_documents)
+    _leave(state, PROGRAMS, DEPARTED)
 
 
 def _heuristic(problem: Problem) -> Config:
-    """Small tiles, eight values a thread: registers, not bytes, are what programs run out of."""
+    """Eight values a thread, and about as many programs as an H200 holds at once: each waits
+    for all before it, so more of them gain nothing."""
     block = min(1024, max(256, triton.next_power_of_2(problem.shape["length"])))
-    return Config(blocks={"block": block, "programs": 2048}, num_warps=block // 256)
+    return Config(blocks={"block": block, "programs": 1056}, num_warps=block // 256)
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
         Config(blocks={"block": block, "programs": programs}, num_warps=num_warps)
-        for block in (512, 1024, 2048, 4096)
-        for num_warps in (4, 8)
-        for programs in (528, 1056, 2048)
-        if 4 <= block // num_warps // 32 <= 16
+        for block, num_warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (4096, 16))
+        for programs in (528, 792, 1056)
     ]
     return [_heuristic(problem), *tried]
 
 
 KERNEL = Kernel(
     name="tokens",
-    functions=(_pack_kernel, _first_token, _row, _starts_here, _count_and_last, _words_before, _leave)
-    + (permuted, _moved, _word),
+    functions=(
+        _pack_kernel,
+        _first_token,
+        _row,
+        _token,
+        _follows_an_end,
+        _write_tokens,
+        _later,
+        _write_documents,
+        _words_before,
+        _leave,
+        permuted,
+        _moved,
+        _word,
+    ),
     heuristic=_heuristic,
     candidates=_candidates,
 )

@@ -21,13 +21,15 @@ def windows_twin(pool: torch.Tensor, starts: torch.Tensor, length: int) -> torch
 def widened_twin(tokens: torch.Tensor) -> torch.Tensor:
     """Tokens as int64; torch has few operations on unsigned ones."""
     signed = _as_signed(tokens)
-    return signed.to(torch.int64) & (256**signed.element_size() - 1)
+    return signed.to(torch.int64) & (256 ** signed.element_size() - 1)
 
 
 def _as_signed(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.view({torch.uint16: torch.int16, torch.uint32: torch.int32}[tokens.dtype]) if (
-        tokens.dtype in (torch.uint16, torch.uint32)
-    ) else tokens
+    return (
+        tokens.view({torch.uint16: torch.int16, torch.uint32: torch.int32}[tokens.dtype])
+        if (tokens.dtype in (torch.uint16, torch.uint32))
+        else tokens
+    )
 
 
 def pack_tokens_twin(tokens: torch.Tensor, options: TokenOptions) -> TokenBatch:

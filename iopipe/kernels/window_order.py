@@ -74,7 +74,8 @@ def permuted(position, order, ROUNDS: tl.constexpr):
     while walking:
         row = cell // num_columns
         column = cell - row * num_columns
-        for index in tl.static_range(0, ROUNDS, 2):
+        # Not unrolled: twelve copies of this loop would fill the instruction cache.
+        for index in range(0, ROUNDS, 2):
             row = _moved(row, column, _word(order, 5 + index), num_rows, of_rows)
             column = _moved(column, row, _word(order, 6 + index), num_columns, of_columns)
         cell = row * num_columns + column

@@ -156,7 +156,9 @@ def test_the_twins_mean_the_same(device: str) -> None:
     ours = gather_rows(values, offsets, rows, total=18)
     theirs = gather_rows_twin(values, offsets, rows, total=18)
     parts = [(values, offsets), (values, offsets)]
-    for one, other in zip((*ours, *join_rows(parts)), (*theirs, *join_rows_twin(parts)), strict=True):
+    for one, other in zip(
+        (*ours, *join_rows(parts)), (*theirs, *join_rows_twin(parts)), strict=True
+    ):
         assert_equal(one, other)
 
 

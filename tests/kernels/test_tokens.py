@@ -102,9 +102,7 @@ def test_any_shape_equals_the_twin(
 ) -> None:
     tokens = random_tokens(num_rows, length + 1, dtype=kind, device=device, seed=seed)
     options = replace(OPTIONS, dtype=dtype, max_documents=max_documents)
-    batch = pack_tokens(
-        TokenRows(tokens), options, max_programs=max_programs, config=blocks(32)
-    )
+    batch = pack_tokens(TokenRows(tokens), options, max_programs=max_programs, config=blocks(32))
     assert_same(batch, pack_tokens_twin(widened_twin(tokens), options))
 
 
@@ -148,9 +146,7 @@ def test_every_configuration_and_grid_gives_the_same_bits(device: str) -> None:
 def test_windows_of_a_pool_anywhere(device: str) -> None:
     pool = random_tokens(500, dtype=torch.uint16, device=device)[1:]
     starts = torch.tensor([0, 13, 470, 13], device=device)
-    batch = pack_tokens(
-        WindowsAt(pool=pool, starts=starts, length=28), OPTIONS, config=blocks(32)
-    )
+    batch = pack_tokens(WindowsAt(pool=pool, starts=starts, length=28), OPTIONS, config=blocks(32))
     assert_same(batch, pack_tokens_twin(windows_twin(pool, starts, 28), OPTIONS))
 
 
