@@ -17,7 +17,7 @@ import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.launch import check_budget, check_tensor, chosen, num_programs, to_words
+from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
 _BLOCKS = ("rows", "columns")
@@ -166,8 +166,8 @@ def _folded(period: int, num_rows: int) -> int:
     return period * fold
 
 
-@triton.jit
-def _as_float(value, FORMAT: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def _as_float(value, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
     """float32, exact."""
     if FORMAT == _E4M3:
         # The seven bits as exponent and mantissa of a float32 are 2**120 too small; a
@@ -185,8 +185,8 @@ def _as_float(value, FORMAT: tl.constexpr):
     return result
 
 
-@triton.jit
-def _dequantize_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def _dequantize_kernel(  # type: ignore[no-untyped-def]
     values,
     scale,
     zero,

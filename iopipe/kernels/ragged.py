@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.launch import check_budget, check_tensor, to_words
+from iopipe.kernels.border import check_budget, check_tensor, to_words
 from iopipe.kernels.ragged_copy import COPY_BLOCKS, gather, join_part, join_starts, unpad_rows
 from iopipe.kernels.ragged_offsets import gathered_offsets
 from iopipe.kernels.ragged_pad import PAD_BLOCKS, pad_rows

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-from iopipe.kernels.launch import chosen, num_programs
+from iopipe.kernels.border import chosen, num_programs
 from iopipe.kernels.ragged_words import as_words
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
@@ -96,6 +96,8 @@ def _copy(
     problem = Problem(dtypes=(str(source.dtype).removeprefix("torch."),), shape=shape)
     config = chosen(COPY_KERNEL, problem, words, COPY_BLOCKS)
     tokens_a_tile, words_a_tile = (config.blocks[name] for name in COPY_BLOCKS)
+    # Triton 3.6 does not compile tiles that are several words wide for rows of one.
+    words_a_tile = min(words_a_tile, triton.next_power_of_2(row_words))
     tiles_a_token = triton.cdiv(row_words, words_a_tile)
     num_tiles = triton.cdiv(num_tokens, tokens_a_tile) * tiles_a_token
     programs = num_programs(num_tiles, max_programs, at_most=2**31 - 1)
@@ -142,8 +144,8 @@ def _(*args: object) -> None:
     """Everything is written in place."""
 
 
-@triton.jit
-def _starts_kernel(offsets, starts, ends, num_parts, num_ends, num_tiles, BLOCK: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def _starts_kernel(offsets, starts, ends, num_parts, num_ends, num_tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Row i of part p begins behind all rows before i, and row i of the parts before p."""
     width = tl.zeros((), tl.int64) + num_ends
     for tile in range(tl.program_id(0), num_tiles, tl.num_programs(0)):
@@ -162,8 +164,8 @@ def _starts_kernel(offsets, starts, ends, num_parts, num_ends, num_tiles, BLOCK:
             start += tl.load(base + row + 1, mask=is_row, other=0) - begin
 
 
-@triton.jit
-def _ends_of_tile(offsets, first_token, num_rows, TOKENS: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def _ends_of_tile(offsets, first_token, num_rows, TOKENS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The rows of the tile's first and last token: the greatest that begin there or before,
     or row 0."""
     tokens = first_token + tl.arange(0, 2) * (TOKENS - 1)
@@ -180,8 +182,8 @@ def _ends_of_tile(offsets, first_token, num_rows, TOKENS: tl.constexpr):
     return tl.min(low), tl.max(low)
 
 
-@triton.jit
-def _rows_of(offsets, tokens, first, last):
+@triton.jit  # type: ignore[untyped-decorator]
+def _rows_of(offsets, tokens, first, last):  # type: ignore[no-untyped-def]
     """The row of each token, between `first` and `last`, by bisection."""
     low = (tokens * 0).to(tl.int32) + first
     high = low + (last + 1 - first)
@@ -195,8 +197,8 @@ def _rows_of(offsets, tokens, first, last):
     return low
 
 
-@triton.jit
-def _far_begin(offsets, rows, row, limit, KIND: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def _far_begin(offsets, rows, row, limit, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
     """(where the row begins on the side that does not drive, whether it is there)"""
     if KIND == _UNPAD:
         begin = row.to(tl.int64) * limit
@@ -211,8 +213,8 @@ def _far_begin(offsets, rows, row, limit, KIND: tl.constexpr):
     return begin, exists
 
 
-@triton.jit
-def _copy_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def _copy_kernel(  # type: ignore[no-untyped-def]
     source,
     target,
     driver,

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-from iopipe.kernels.launch import num_programs
+from iopipe.kernels.border import num_programs
 
 _BLOCK = 4096
 _MAX_PROGRAMS = 1024
@@ -36,13 +36,11 @@ def gathered_offsets(
     blocks = {"BLOCK": block, "num_warps": max(block // 256, 1)}
     if programs > 1:
         wrap_triton(_sum_kernel)[(programs,)](offsets, rows, sums, *sizes, **blocks)
-    greatest = torch.iinfo(offsets.dtype).max
     wrap_triton(_scan_kernel)[(programs,)](
         offsets,
         rows,
         sums,
         ends,
-        greatest,
         *sizes,
         PROGRAMS=triton.next_power_of_2(programs),
         **blocks,
@@ -54,8 +52,8 @@ def _(*args: object) -> None:
     """Everything is written in place."""
 
 
-@triton.jit
-def _lengths(offsets, rows, index, num_rows, num_source_rows):
+@triton.jit  # type: ignore[untyped-decorator]
+def _lengths(offsets, rows, index, num_rows, num_source_rows):  # type: ignore[no-untyped-def]
     """int64: of the rows taken; 0 behind the last and where there is no such row."""
     row = tl.load(rows + index, mask=index < num_rows, other=-1)
     exists = (row >= 0) & (row < num_source_rows)
@@ -64,8 +62,8 @@ def _lengths(offsets, rows, index, num_rows, num_source_rows):
     return tl.maximum(end - begin, 0)
 
 
-@triton.jit
-def _sum_kernel(offsets, rows, sums, num_rows, num_source_rows, tiles, BLOCK: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def _sum_kernel(offsets, rows, sums, num_rows, num_source_rows, tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     program = tl.program_id(0).to(tl.int64)
     total = tl.zeros((), tl.int64)
     for tile in range(tiles):
@@ -74,13 +72,12 @@ def _sum_kernel(offsets, rows, sums, num_rows, num_source_rows, tiles, BLOCK: tl
     tl.store(sums + program, total)
 
 
-@triton.jit
-def _scan_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def _scan_kernel(  # type: ignore[no-untyped-def]
     offsets,
     rows,
     sums,
     ends,
-    greatest,
     num_rows,
     num_source_rows,
     tiles,
@@ -97,6 +94,8 @@ def _scan_kernel(
     for tile in range(tiles):
         index = (program * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
         lengths = _lengths(offsets, rows, index, num_rows, num_source_rows)
-        end = tl.minimum(total + tl.cumsum(lengths), greatest)
+        end = total + tl.cumsum(lengths)
+        if ends.dtype.element_ty == tl.int32:
+            end = tl.minimum(end, 2147483647)
         tl.store(ends + index + 1, end.to(ends.dtype.element_ty), mask=index < num_rows)
         total += tl.sum(lengths)

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-from iopipe.kernels.launch import chosen, num_programs
-from iopipe.kernels.ragged_words import as_words, fill_word
+from iopipe.kernels.border import chosen, num_programs
+from iopipe.kernels.ragged_words import as_words, fill_word, halves
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
 PAD_BLOCKS = ("rows", "words")
@@ -39,12 +39,14 @@ def pad_rows(
     rows_a_tile, words_a_tile = (config.blocks[name] for name in PAD_BLOCKS)
     tiles_a_row = triton.cdiv(length * row_words, words_a_tile)
     num_tiles = triton.cdiv(num_rows, rows_a_tile) * tiles_a_row
+    low, high = halves(fill_word(fill, values.dtype, source.element_size()))
     programs = num_programs(num_tiles, max_programs, at_most=2**31 - 1)
     wrap_triton(_pad_kernel)[(programs,)](
         source,
         offsets,
         target,
-        fill_word(fill, values.dtype, source.element_size()),
+        low,
+        high,
         values.shape[0],
         num_rows,
         length * row_words,
@@ -63,8 +65,8 @@ def _(*args: object) -> None:
     """Everything is written in place."""
 
 
-@triton.jit
-def _pad_tile(
+@triton.jit  # type: ignore[untyped-decorator]
+def _pad_tile(  # type: ignore[no-untyped-def]
     tile,
     source,
     offsets,
@@ -92,12 +94,13 @@ def _pad_tile(
     tl.store(target + to_word, value, mask=exists[:, None] & (words < num_words)[None, :])
 
 
-@triton.jit
-def _pad_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def _pad_kernel(  # type: ignore[no-untyped-def]
     source,
     offsets,
     target,
-    fill,
+    low,
+    high,
     num_tokens,
     num_rows,
     num_words,
@@ -107,7 +110,8 @@ def _pad_kernel(
     ROWS: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    fill = fill + tl.zeros((), tl.int64)
+    upper = (tl.zeros((), tl.int64) + high) << 32
+    fill = upper | ((tl.zeros((), tl.int64) + low) & 0xFFFFFFFF)
     for tile in range(tl.program_id(0), num_tiles, tl.num_programs(0)):
         _pad_tile(
             tile,

@@ -59,6 +59,13 @@ def fill_word(fill: float, dtype: torch.dtype, word_bytes: int) -> int:
     return int.from_bytes(repeated[:word_bytes], "little", signed=True)
 
 
+def halves(word: int) -> tuple[int, int]:
+    """The low and the high 32 bits as signed integers: torch 2.11's compiler launches a kernel
+    with no constant beyond 32 bits."""
+    low = (word & 0xFFFFFFFF) ^ 0x80000000
+    return low - 0x80000000, word >> 32
+
+
 def _element_bytes(fill: float, dtype: torch.dtype) -> bytes:
     """`fill` as an element, little endian; all zero where it is 0."""
     if fill == 0 and math.copysign(1, fill) > 0:

@@ -25,11 +25,7 @@ def widened_twin(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _as_signed(tokens: torch.Tensor) -> torch.Tensor:
-    return (
-        tokens.view({torch.uint16: torch.int16, torch.uint32: torch.int32}[tokens.dtype])
-        if (tokens.dtype in (torch.uint16, torch.uint32))
-        else tokens
-    )
+    return tokens.view(torch.int16 if tokens.dtype == torch.uint16 else torch.int32)
 
 
 def pack_tokens_twin(tokens: torch.Tensor, options: TokenOptions) -> TokenBatch:

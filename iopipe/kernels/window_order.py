@@ -45,13 +45,13 @@ def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
-@triton.jit
-def _word(order, index):
+@triton.jit  # type: ignore[untyped-decorator]
+def _word(order, index):  # type: ignore[no-untyped-def]
     return tl.load(order + index).to(tl.uint64, bitcast=True)
 
 
-@triton.jit
-def _moved(place, other, key, side, reciprocal):
+@triton.jit  # type: ignore[untyped-decorator]
+def _moved(place, other, key, side, reciprocal):  # type: ignore[no-untyped-def]
     """`place` moved round its side by 40 bits of a hash of `other` and the key."""
     mixed = other ^ key
     mixed *= 0xBF58476D1CE4E5B9
@@ -63,8 +63,8 @@ def _moved(place, other, key, side, reciprocal):
     return tl.where(rest >= side, rest - side, rest)
 
 
-@triton.jit
-def permuted(position, order, ROUNDS: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator]
+def permuted(position, order, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The window at `position`, an int64 scalar in [0, num_windows)."""
     num_windows = _word(order, 0)
     num_rows, num_columns = _word(order, 1), _word(order, 2)
@@ -74,10 +74,12 @@ def permuted(position, order, ROUNDS: tl.constexpr):
     while walking:
         row = cell // num_columns
         column = cell - row * num_columns
-        # Not unrolled: twelve copies of this loop would fill the instruction cache.
-        for index in range(0, ROUNDS, 2):
+        for index in tl.static_range(0, ROUNDS, 2):
             row = _moved(row, column, _word(order, 5 + index), num_rows, of_rows)
             column = _moved(column, row, _word(order, 6 + index), num_columns, of_columns)
         cell = row * num_columns + column
         walking = cell >= num_windows
     return cell.to(tl.int64, bitcast=True)
+
+
+FUNCTIONS = (permuted, _moved, _word)

@@ -274,11 +274,11 @@ def test_fill_is_what_torch_would_write(fill: float, dtype: torch.dtype) -> None
 def test_wrong_input_is_refused(device: str) -> None:
     values, offsets = column([2, 3], width=(2,), device=device)
     rows = torch.tensor([0], device=device)
-    with pytest.raises(PipelineError, match="offsets is torch.float32: give int32 or int64"):
+    with pytest.raises(PipelineError, match=r"offsets is torch\.float32: give int32 or int64"):
         pad(values, offsets.float(), length=3)
     with pytest.raises(PipelineError, match="not contiguous"):
         pad(values.t(), offsets, length=3)
-    with pytest.raises(PipelineError, match="fill is 0.5: torch.int32 does not hold it"):
+    with pytest.raises(PipelineError, match=r"fill is 0\.5: torch\.int32 does not hold it"):
         pad(values, offsets, length=3, fill=0.5)
     with pytest.raises(PipelineError, match="fill is 300"):
         pad(values.to(torch.uint8), offsets, length=3, fill=300)
@@ -288,7 +288,7 @@ def test_wrong_input_is_refused(device: str) -> None:
         pad(values, offsets, length=-1)
     with pytest.raises(PipelineError, match=r"offsets has shape \(3,\): give \(4,\)"):
         unpad(values.new_zeros(3, 4), offsets, total=5)
-    with pytest.raises(PipelineError, match="rows is torch.int32"):
+    with pytest.raises(PipelineError, match=r"rows is torch\.int32"):
         gather_rows(values, offsets, rows.int(), total=4)
     with pytest.raises(PipelineError, match="offsets of int64 for that many"):
         gather_rows(values.to("meta"), offsets.int().to("meta"), rows.to("meta"), total=2**31)

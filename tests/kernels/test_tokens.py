@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def naive(rows: list[list[int]], end_token: int) -> dict[str, list[int]]:
     starts: list[int] = []
     for row in rows:
         position = 0
-        for column, (token, following) in enumerate(zip(row, row[1:], strict=False)):
+        for column, (token, following) in enumerate(pairwise(row)):
             if column == 0 or row[column - 1] == end_token:
                 starts.append(len(found["labels"]))
                 position = 0
@@ -238,7 +239,7 @@ def test_wrong_input_is_refused(device: str) -> None:
         pack_tokens(TokenRows(pool), OPTIONS)
     with pytest.raises(PipelineError, match="not contiguous"):
         pack_tokens(TokenRows(tokens.t()), OPTIONS)
-    with pytest.raises(PipelineError, match="starts is torch.int32: give int64"):
+    with pytest.raises(PipelineError, match=r"starts is torch\.int32: give int64"):
         pack_tokens(WindowsAt(pool=pool, starts=starts.int(), length=4), OPTIONS)
     with pytest.raises(PipelineError, match="make it with window_order"):
         pack_tokens(
