@@ -54,7 +54,7 @@ def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64A
 
 
 def round_keys(key: tuple[int, int]) -> UInt64Array:
-    """64 bits a round; seed and epoch count modulo 2**64."""
+    """uint64, one a round; seed and epoch count modulo 2**64.  The token kernel takes them."""
     words = b"".join((word % 2**64).to_bytes(8, "little") for word in key)
     digest = hashlib.shake_128(b"iopipe.order" + words).digest(8 * _NUM_ROUNDS)
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)

@@ -136,10 +136,10 @@ def join_starts(
     )
 
 
-@unpad_rows.register_fake
-@gather.register_fake
-@join_part.register_fake
-@join_starts.register_fake
+@unpad_rows.register_fake  # type: ignore[untyped-decorator]
+@gather.register_fake  # type: ignore[untyped-decorator]
+@join_part.register_fake  # type: ignore[untyped-decorator]
+@join_starts.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object) -> None:
     """Everything is written in place."""
 
@@ -182,7 +182,7 @@ def _ends_of_tile(offsets, first_token, num_rows, TOKENS: tl.constexpr):  # type
     return tl.min(low), tl.max(low)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _rows_of(offsets, tokens, first, last):  # type: ignore[no-untyped-def]
     """The row of each token, between `first` and `last`, by bisection."""
     low = (tokens * 0).to(tl.int32) + first

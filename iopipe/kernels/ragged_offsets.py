@@ -33,7 +33,7 @@ def gathered_offsets(
     programs = triton.cdiv(num_tiles, tiles)
     sums = offsets.new_empty(programs, dtype=torch.int64)
     sizes = (num_rows, offsets.numel() - 1, tiles)
-    blocks = {"BLOCK": block, "num_warps": max(block // 256, 1)}
+    blocks = {"BLOCK": block, "num_warps": 8}
     if programs > 1:
         wrap_triton(_sum_kernel)[(programs,)](offsets, rows, sums, *sizes, **blocks)
     wrap_triton(_scan_kernel)[(programs,)](
@@ -47,12 +47,12 @@ def gathered_offsets(
     )
 
 
-@gathered_offsets.register_fake
+@gathered_offsets.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object) -> None:
     """Everything is written in place."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _lengths(offsets, rows, index, num_rows, num_source_rows):  # type: ignore[no-untyped-def]
     """int64: of the rows taken; 0 behind the last and where there is no such row."""
     row = tl.load(rows + index, mask=index < num_rows, other=-1)

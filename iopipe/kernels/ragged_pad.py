@@ -60,7 +60,7 @@ def pad_rows(
     )
 
 
-@pad_rows.register_fake
+@pad_rows.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object) -> None:
     """Everything is written in place."""
 

@@ -18,7 +18,7 @@ from iopipe.kernels.window_order import FUNCTIONS as ORDER_FUNCTIONS
 from iopipe.kernels.window_order import permuted
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _first_token(row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS):  # type: ignore[no-untyped-def]
     """Where in the tokens a row begins; `num_tokens`, so that all is outside, where its
     position lies outside the epoch."""
@@ -35,7 +35,7 @@ def _first_token(row, starts, order, position, num_tokens, stride, step, STARTS,
     return first
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _row(row, tokens, starts, order, position, num_tokens, length, stride, step, STARTS, ROUNDS):  # type: ignore[no-untyped-def]
     """(pointer to the row's first token, columns from which and before which there are any)"""
     begin = _first_token(row, starts, order, position, num_tokens, stride, step, STARTS, ROUNDS)
@@ -44,7 +44,7 @@ def _row(row, tokens, starts, order, position, num_tokens, length, stride, step,
     return tokens + begin, low, high
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _starts_here(first, low, high, column, end_token, mask):  # type: ignore[no-untyped-def]
     """Whether a document starts at these columns: at 0, and behind each end token."""
     inside = mask & (column > low) & (column <= high)
@@ -52,7 +52,7 @@ def _starts_here(first, low, high, column, end_token, mask):  # type: ignore[no-
     return mask & ((column == 0) | (inside & (before == end_token)))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _count_and_last(count, last, other_count, other_last):  # type: ignore[no-untyped-def]
     return count + other_count, tl.maximum(last, other_last)
 

@@ -215,7 +215,7 @@ def _pack(
     )
 
 
-@_pack.register_fake
+@_pack.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object) -> None:
     """Everything is written in place."""
 
@@ -240,16 +240,7 @@ def _candidates(problem: Problem) -> Sequence[Config]:
 
 KERNEL = Kernel(
     name="tokens",
-    functions=(
-        _pack_kernel,
-        _first_token,
-        _row,
-        _starts_here,
-        _count_and_last,
-        _words_before,
-        _leave,
-    )
-    + (permuted, _moved, _word),
+    functions=FUNCTIONS,
     heuristic=_heuristic,
     candidates=_candidates,
 )

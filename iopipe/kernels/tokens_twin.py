@@ -25,7 +25,8 @@ def widened_twin(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _as_signed(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.view(torch.int16 if tokens.dtype == torch.uint16 else torch.int32)
+    signed = torch.int16 if tokens.dtype == torch.uint16 else torch.int32
+    return tokens.view(dtype=signed)
 
 
 def pack_tokens_twin(tokens: torch.Tensor, options: TokenOptions) -> TokenBatch:

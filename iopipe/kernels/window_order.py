@@ -45,12 +45,12 @@ def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _word(order, index):  # type: ignore[no-untyped-def]
     return tl.load(order + index).to(tl.uint64, bitcast=True)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _moved(place, other, key, side, reciprocal):  # type: ignore[no-untyped-def]
     """`place` moved round its side by 40 bits of a hash of `other` and the key."""
     mixed = other ^ key
