@@ -15,18 +15,23 @@ from iopipe.kernels.token_batch import TokenBatch, TokenOptions
 def windows_twin(pool: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
     """int64 [rows, length + 1]: the windows of a pool that contains them wholly."""
     index = starts[:, None] + torch.arange(length + 1, device=pool.device)
-    return widened_twin(_as_signed(pool)[index])
+    return _widened(_signed(pool)[index])
 
 
 def widened_twin(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens as int64; torch has few operations on unsigned ones."""
-    signed = _as_signed(tokens)
-    return signed.to(torch.int64) & (256 ** signed.element_size() - 1)
+    """uint16 or uint32 tokens as int64."""
+    return _widened(_signed(tokens))
 
 
-def _as_signed(tokens: torch.Tensor) -> torch.Tensor:
-    signed = torch.int16 if tokens.dtype == torch.uint16 else torch.int32
-    return tokens.view(dtype=signed)
+def _signed(tokens: torch.Tensor) -> torch.Tensor:
+    """The same bits; torch has few operations on unsigned numbers."""
+    signed: torch.Tensor = tokens.view(torch.int16 if tokens.dtype == torch.uint16 else torch.int32)
+    return signed
+
+
+def _widened(signed: torch.Tensor) -> torch.Tensor:
+    mask: int = 2 ** (8 * signed.element_size()) - 1
+    return signed.to(torch.int64) & mask
 
 
 def pack_tokens_twin(tokens: torch.Tensor, options: TokenOptions) -> TokenBatch:
