@@ -1,0 +1,103 @@
+"""Reading bit-packed values: eight consecutive ones a thread, or any, or through runs.
+
+Stands under `column_kernels`.  Invariant: nothing is read outside the aligned 4-byte words
+that hold a wanted bit.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def words_of(data):  # type: ignore[no-untyped-def]
+    """The aligned words that hold these bytes, and how many bits come before the bytes."""
+    address = data.to(tl.int64)
+    lead = address & 3
+    return (address - lead).to(tl.pointer_type(tl.uint32)), lead * 8
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _window(low, high, shift):  # type: ignore[no-untyped-def]
+    """32 bits from bit `shift` (0 to 31) of two words on."""
+    both = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
+    return (both >> shift).to(tl.uint32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def octets(words, first_bit, num_values, GROUPS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Eight uint32 [GROUPS]: value j of each group of eight; groups lie one behind the other
+    from `first_bit` on, and `num_values` values exist.
+
+    Eight values are exactly WIDTH bytes: a thread loads the words of its group once, aligns
+    them, and every value is then at a place known when this is compiled.
+    """
+    NUM_WORDS: tl.constexpr = (8 * WIDTH + 31) // 32
+    words += first_bit // 32
+    first_shift = (first_bit % 32).to(tl.int32)
+    present = tl.minimum(num_values, 8 * GROUPS).to(tl.int32)
+    last_word = (first_shift + present * WIDTH - 1) // 32
+    bits = first_shift + tl.arange(0, GROUPS) * (8 * WIDTH)
+    word, shift = bits // 32, (bits % 32).to(tl.uint64)
+    before = tl.load(words + word, mask=word <= last_word, other=0)
+    aligned = ()
+    for k in tl.static_range(NUM_WORDS):
+        after = tl.load(words + word + (k + 1), mask=word + (k + 1) <= last_word, other=0)
+        aligned = aligned + (_window(before, after, shift),)
+        before = after
+    aligned = aligned + (before & 0,)
+    values = ()
+    for j in tl.static_range(8):
+        value = aligned[j * WIDTH // 32] >> (j * WIDTH % 32)
+        if j * WIDTH % 32 + WIDTH > 32:
+            value |= aligned[j * WIDTH // 32 + 1] << (32 - j * WIDTH % 32)
+        values = values + (value & ((1 << WIDTH) - 1),)
+    return values
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def values_at(words, bits, mask, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """uint32: the value that begins at each bit; 0 where `mask` is not set."""
+    shift = bits % 32
+    low = tl.load(words + bits // 32, mask=mask, other=0)
+    high = tl.load(words + bits // 32 + 1, mask=mask & (shift + WIDTH > 32), other=0)
+    return _window(low, high, shift.to(tl.uint64)) & ((1 << WIDTH) - 1)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
+    """The last run that begins at or before this value (scalars)."""
+    low = value * 0
+    high = low + num_runs - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        before = tl.load(starts + middle) <= value
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle - 1)
+    return low
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def hybrid_at(words, lead, runs, num_runs, numbers, least, most, mask, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """uint32: the values of these numbers, all within [least, most], through the run table.
+
+    The runs of the tile are found once; each value then searches among those few alone.
+    """
+    if WIDTH == 0:
+        return (numbers * 0).to(tl.uint32)
+    first_run = _run_of(runs, num_runs, least)
+    last_run = _run_of(runs, num_runs, most)
+    low, high = numbers * 0 + first_run, numbers * 0 + last_run
+    span = last_run - first_run
+    while span > 0:
+        middle = (low + high + 1) // 2
+        before = tl.load(runs + middle, mask=mask, other=0) <= numbers
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle - 1)
+        span = span // 2
+    start = tl.load(runs + low, mask=mask, other=0)
+    place = tl.load(runs + (num_runs + 1) + low, mask=mask, other=-1)
+    bits = lead + place + (numbers - start) * WIDTH
+    packed = values_at(words, bits, mask & (place >= 0), WIDTH)
+    return tl.where(place >= 0, packed, (-1 - place).to(tl.uint32))
