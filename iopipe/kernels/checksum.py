@@ -22,12 +22,11 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-from iopipe.errors import PipelineError
 from iopipe.kernels.crc_field import ORDER, TAPS, TIMES_X, shift_columns, square_columns
-from iopipe.kernels.tuning import Config, Kernel, Problem, resolve
+from iopipe.kernels.launch import check_budget, check_tensor, chosen, num_programs, to_words
+from iopipe.kernels.tuning import Config, Kernel, Problem
 
-_ROWS = 32
-"""Rows of the shift register, one for each bit of the checksum."""
+_BLOCKS = ("LANES", "PARTS")
 _COMBINE_LANES = 128
 
 
@@ -226,18 +225,16 @@ def crc32c(
     `max_programs` bounds the programs of a launch.  Raises PipelineError for tensors of
     another dtype, shape or device.
     """
-    _check(data, offsets, lengths, out)
-    num_ranges = offsets.numel()
+    check_budget(max_programs)
+    check_tensor("data", data, like=data, dtypes=(torch.uint8,), shape=(data.numel(),))
+    shape = (offsets.numel(),)
+    for name, tensor in (("offsets", offsets), ("lengths", lengths)):
+        check_tensor(name, tensor, like=data, dtypes=(torch.int64,), shape=shape)
     if out is None:
-        out = torch.empty(num_ranges, dtype=torch.int64, device=data.device)
-    if num_ranges == 0:
-        return out
-    if config is None:
-        config = resolve(KERNEL, problem_of(data, offsets))
-    _crc32c(
-        data, offsets, lengths, out, config.blocks["LANES"], config.blocks["PARTS"],
-        config.num_warps, max_programs or 2**31 - 1,
-    )  # fmt: skip
+        out = torch.empty(shape, dtype=torch.int64, device=data.device)
+    check_tensor("out", out, like=data, dtypes=(torch.int64,), shape=shape)
+    if offsets.numel():
+        _crc32c(data, offsets, lengths, out, to_words(config, _BLOCKS), max_programs)
     return out
 
 
@@ -247,49 +244,31 @@ def problem_of(data: torch.Tensor, offsets: torch.Tensor) -> Problem:
     return Problem(dtypes=("uint8",), shape=shape)
 
 
-def _check(
-    data: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor, out: torch.Tensor | None
-) -> None:
-    expected = {"data": (data, torch.uint8), "offsets": (offsets, torch.int64)}
-    expected["lengths"] = (lengths, torch.int64)
-    if out is not None:
-        expected["out"] = (out, torch.int64)
-    for name, (tensor, dtype) in expected.items():
-        if tensor.dtype != dtype or tensor.ndim != 1 or not tensor.is_contiguous():
-            raise PipelineError(
-                f"{name} is {tensor.dtype} {list(tensor.shape)}; "
-                f"give a contiguous vector of {dtype}"
-            )
-        if tensor.device != data.device:
-            raise PipelineError(f"{name} is on {tensor.device}, data on {data.device}; move one")
-        if name in ("lengths", "out") and tensor.shape != offsets.shape:
-            raise PipelineError(f"{len(tensor)} {name} for {len(offsets)} offsets; give as many")
-
-
 @triton_op("iopipe::crc32c", mutates_args={"out"})
 def _crc32c(
     data: torch.Tensor,
     offsets: torch.Tensor,
     lengths: torch.Tensor,
     out: torch.Tensor,
-    lanes: int,
-    parts: int,
-    num_warps: int,
-    max_programs: int,
+    config: Sequence[int],
+    max_programs: int | None,
 ) -> None:
-    num_ranges, pieces = offsets.numel(), parts - 1
+    launch = chosen(KERNEL, problem_of(data, offsets), config, _BLOCKS)
+    lanes, parts = launch.blocks["LANES"], launch.blocks["PARTS"]
+    num_ranges, pieces, ranges = offsets.numel(), parts - 1, _COMBINE_LANES // parts
     partial = torch.empty(num_ranges * pieces, dtype=torch.int32, device=data.device)
-    ranges = _COMBINE_LANES // parts
     where = (data, data.numel(), offsets, lengths, partial)
-    wrap_triton(_remainders)[(min(num_ranges * pieces, max_programs),)](
-        *where, num_ranges, pieces, LANES=lanes, num_warps=num_warps, num_stages=1
-    )
-    wrap_triton(_combine)[(min(triton.cdiv(num_ranges, ranges), max_programs),)](
+    wrap_triton(_remainders)[(num_programs(len(partial), max_programs, at_most=2**31 - 1),)](
+        *where, num_ranges, pieces,
+        LANES=lanes, num_warps=launch.num_warps, num_stages=launch.num_stages,
+    )  # fmt: skip
+    tiles = triton.cdiv(num_ranges, ranges)
+    wrap_triton(_combine)[(num_programs(tiles, max_programs, at_most=2**31 - 1),)](
         *where, out, num_ranges, pieces,
-        BLOCK=_ROWS * lanes, RANGES=ranges, PARTS=parts, num_warps=_COMBINE_LANES // 32,
+        BLOCK=32 * lanes, RANGES=ranges, PARTS=parts, num_warps=_COMBINE_LANES // 32,
     )  # fmt: skip
 
 
 @_crc32c.register_fake
-def _(data, offsets, lengths, out, lanes, parts, num_warps, max_programs) -> None:  # type: ignore[no-untyped-def]  # fmt: skip
+def _(*args: object, **kwargs: object) -> None:
     return None
