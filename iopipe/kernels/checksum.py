@@ -28,6 +28,7 @@ from iopipe.kernels.tuning import Config, Kernel, Problem
 
 _BLOCKS = ("LANES", "PARTS")
 _COMBINE_LANES = 128
+_MAX_PARTS = 256
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -69,7 +70,7 @@ def _extent(data, offset, length, piece, pieces, BLOCK: tl.constexpr):  # type: 
     return address - lead, lead, words, first * BLOCK, last * BLOCK
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["size", "num_ranges", "pieces"])  # type: ignore[untyped-decorator]
 def _remainders(  # type: ignore[no-untyped-def]
     data, size, offsets, lengths, partial, num_ranges, pieces, LANES: tl.constexpr
 ):
@@ -144,7 +145,7 @@ def _remainders(  # type: ignore[no-untyped-def]
         tl.store(partial + work, tl.reduce(remainder, 0, _xor))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["size", "num_ranges", "pieces"])  # type: ignore[untyped-decorator]
 def _combine(  # type: ignore[no-untyped-def]
     data, size, offsets, lengths, partial, out, num_ranges, pieces,
     BLOCK: tl.constexpr, RANGES: tl.constexpr, PARTS: tl.constexpr,
@@ -182,14 +183,15 @@ def _combine(  # type: ignore[no-untyped-def]
 
 def _heuristic(problem: Problem) -> Config:
     ranges, size = problem.shape["ranges"], problem.shape["bytes"]
-    # Pieces: enough for some waves of programs, and long enough to hide what each costs
-    # at its end (as much as 40 KB of reading).
-    wanted = min(-(-16384 // ranges), size // ranges // 131072)
-    return _config(lanes=32, parts=min(64, 2 ** max(1, (wanted + 1).bit_length() - 1)))
+    # Pieces: enough to fill a large GPU twice, but long enough to hide what each costs at its
+    # end (as much as reading 40 KB).
+    piece = min(max(size // 4096, 32_768), 163_840)
+    wanted = min(size // ranges // piece, _MAX_PARTS - 1)
+    return _config(lanes=32, parts=2 ** max(1, (wanted + 1).bit_length() - 1))
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
-    grid = [_config(lanes=n, parts=p) for n in (32, 64, 128) for p in (2, 4, 8, 16, 32)]
+    grid = [_config(lanes=n, parts=p) for n in (32, 64, 128) for p in (2, 4, 8, 32, 128)]
     heuristic = _heuristic(problem)
     return grid if heuristic in grid else [*grid, heuristic]
 
@@ -255,7 +257,7 @@ def _crc32c(
 ) -> None:
     launch = chosen(KERNEL, problem_of(data, offsets), config, _BLOCKS)
     lanes, parts = launch.blocks["LANES"], launch.blocks["PARTS"]
-    num_ranges, pieces, ranges = offsets.numel(), parts - 1, _COMBINE_LANES // parts
+    num_ranges, pieces, ranges = offsets.numel(), parts - 1, max(1, _COMBINE_LANES // parts)
     partial = torch.empty(num_ranges * pieces, dtype=torch.int32, device=data.device)
     where = (data, data.numel(), offsets, lengths, partial)
     wrap_triton(_remainders)[(num_programs(len(partial), max_programs, at_most=2**31 - 1),)](
