@@ -34,12 +34,12 @@ def octets(words, first_bit, num_values, GROUPS: tl.constexpr, WIDTH: tl.constex
     them, and every value is then at a place known when this is compiled.
     """
     NUM_WORDS: tl.constexpr = (8 * WIDTH + 31) // 32
-    words += first_bit // 32
-    first_shift = (first_bit % 32).to(tl.int32)
+    words += first_bit >> 5
+    first_shift = (first_bit & 31).to(tl.int32)
     present = tl.minimum(num_values, 8 * GROUPS).to(tl.int32)
-    last_word = (first_shift + present * WIDTH - 1) // 32
+    last_word = (first_shift + present * WIDTH - 1) >> 5
     bits = first_shift + tl.arange(0, GROUPS) * (8 * WIDTH)
-    word, shift = bits // 32, (bits % 32).to(tl.uint64)
+    word, shift = bits >> 5, (bits & 31).to(tl.uint64)
     before = tl.load(words + word, mask=word <= last_word, other=0)
     aligned = ()
     for k in tl.static_range(NUM_WORDS):
@@ -59,19 +59,19 @@ def octets(words, first_bit, num_values, GROUPS: tl.constexpr, WIDTH: tl.constex
 @triton.jit  # type: ignore[untyped-decorator]
 def values_at(words, bits, mask, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     """uint32: the value that begins at each bit; 0 where `mask` is not set."""
-    shift = bits % 32
-    low = tl.load(words + bits // 32, mask=mask, other=0)
-    high = tl.load(words + bits // 32 + 1, mask=mask & (shift + WIDTH > 32), other=0)
+    shift = (bits & 31).to(tl.int32)
+    low = tl.load(words + (bits >> 5), mask=mask, other=0)
+    high = tl.load(words + (bits >> 5) + 1, mask=mask & (shift + WIDTH > 32), other=0)
     return _window(low, high, shift.to(tl.uint64)) & ((1 << WIDTH) - 1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
-    """The last run that begins at or before this value (scalars)."""
+def run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
+    """The last run that begins at or before this value (scalars), of all runs."""
     low = value * 0
-    high = low + num_runs - 1
+    high = low + tl.maximum(num_runs, 1) - 1
     while low < high:
-        middle = (low + high + 1) // 2
+        middle = (low + high + 1) >> 1
         before = tl.load(starts + middle) <= value
         low = tl.where(before, middle, low)
         high = tl.where(before, high, middle - 1)
@@ -79,25 +79,38 @@ def _run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def hybrid_at(words, lead, runs, num_runs, numbers, least, most, mask, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """uint32: the values of these numbers, all within [least, most], through the run table.
+def run_from(starts, num_runs, run, value):  # type: ignore[no-untyped-def]
+    """The same, known to be `run` or one of those after it; 128 are looked at together."""
+    ahead = tl.arange(0, 128)
+    count = 128
+    while count == 128:
+        begin = tl.load(starts + run + ahead, mask=run + ahead < num_runs, other=1 << 62)
+        count = tl.sum((begin <= value).to(tl.int32))
+        run += tl.maximum(count, 1) - 1
+    return run
 
-    The runs of the tile are found once; each value then searches among those few alone.
+
+@triton.jit  # type: ignore[untyped-decorator]
+def hybrid_at(words, lead, runs, num_runs, first, last, numbers, mask, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """uint32: the values of these numbers, all in runs `first` to `last`.
+
+    The runs of a tile are found once; each value then searches among those few alone.
     """
     if WIDTH == 0:
         return (numbers * 0).to(tl.uint32)
-    first_run = _run_of(runs, num_runs, least)
-    last_run = _run_of(runs, num_runs, most)
-    low, high = numbers * 0 + first_run, numbers * 0 + last_run
-    span = last_run - first_run
-    while span > 0:
-        middle = (low + high + 1) // 2
-        before = tl.load(runs + middle, mask=mask, other=0) <= numbers
-        low = tl.where(before, middle, low)
-        high = tl.where(before, high, middle - 1)
-        span = span // 2
-    start = tl.load(runs + low, mask=mask, other=0)
-    place = tl.load(runs + (num_runs + 1) + low, mask=mask, other=-1)
-    bits = lead + place + (numbers - start) * WIDTH
-    packed = values_at(words, bits, mask & (place >= 0), WIDTH)
-    return tl.where(place >= 0, packed, (-1 - place).to(tl.uint32))
+    else:
+        low = (numbers * 0).to(tl.int32)
+        high = low + (last - first).to(tl.int32)
+        span = last - first
+        runs += first
+        while span > 0:
+            middle = (low + high + 1) >> 1
+            before = tl.load(runs + middle, mask=mask, other=0) <= numbers
+            low = tl.where(before, middle, low)
+            high = tl.where(before, high, middle - 1)
+            span = span >> 1
+        start = tl.load(runs + low, mask=mask, other=0)
+        place = tl.load(runs + (num_runs + 1) + low, mask=mask, other=-1)
+        bits = lead + place + (numbers - start) * WIDTH
+        packed = values_at(words, bits, mask & (place >= 0), WIDTH)
+        return tl.where(place >= 0, packed, (-1 - place).to(tl.uint32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from iopipe.kernels.column_codes import hybrid_at, octets, values_at, words_of
+from iopipe.kernels.column_codes import hybrid_at, octets, run_from, run_of, values_at, words_of
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -116,25 +116,26 @@ def decode_packed(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _valid(  # type: ignore[no-untyped-def]
-    words, lead, valid_bit, runs, num_runs, start, num_rows, TILE: tl.constexpr,
+    words, first_bit, runs, num_runs, run, start, num_rows, TILE: tl.constexpr,
     VALIDITY: tl.constexpr,
 ):  # fmt: skip
-    """int32 [TILE]: 1 for each row from `start` on that exists and is not null."""
-    row = start + tl.arange(0, TILE)
-    exists = row < num_rows
+    """int32 [TILE]: 1 for each row from `start` on that exists and is not null; and the run
+    of the last one, for the next tile to go on from."""
+    row = tl.arange(0, TILE)
+    exists = row < num_rows - start
     valid = exists.to(tl.int32)
     if VALIDITY == 1:
-        valid = values_at(words, lead + valid_bit + row, exists, 1).to(tl.int32)
+        bit = first_bit + start
+        valid = values_at(words + (bit >> 5), (bit & 31).to(tl.int32) + row, exists, 1)
+        valid = valid.to(tl.int32)
     elif VALIDITY == 2:
-        last = tl.minimum(start + TILE, num_rows) - 1
-        known = tl.load(runs + num_runs)
-        exists = row < tl.minimum(num_rows, known)
-        most = tl.maximum(tl.minimum(last, known - 1), 0)
-        level = hybrid_at(
-            words, lead, runs, num_runs, row, tl.minimum(start, most), most, exists, 1
-        )
+        known = tl.load(runs + num_runs)  # rows that the levels tell of
+        exists = row < tl.minimum(num_rows, known) - start
+        first = run
+        run = run_from(runs, num_runs, first, start + TILE - 1)
+        level = hybrid_at(words, first_bit, runs, num_runs, first, run, start + row, exists, 1)
         valid = tl.where(exists, level.to(tl.int32), 0)
-    return valid
+    return valid, run
 
 
 @triton.jit(do_not_specialize=["valid_bit", "num_valid_runs", "num_rows", "share"])  # type: ignore[untyped-decorator]
@@ -146,9 +147,12 @@ def count_valid(  # type: ignore[no-untyped-def]
     words, lead = words_of(validity)
     count = tl.zeros([], tl.int64)
     first = tl.program_id(0).to(tl.int64) * share
+    run = tl.zeros([], tl.int64)
+    if VALIDITY == 2:
+        run = run_of(valid_runs, num_valid_runs, first * TILE)
     for tile in range(first, tl.minimum(first + share, tl.cdiv(num_rows, TILE))):
-        valid = _valid(
-            words, lead, valid_bit, valid_runs, num_valid_runs, tile * TILE, num_rows,
+        valid, run = _valid(
+            words, lead + valid_bit, valid_runs, num_valid_runs, run, tile * TILE, num_rows,
             TILE, VALIDITY,
         )  # fmt: skip
         count += tl.sum(valid)
@@ -185,29 +189,39 @@ def decode_ranked(  # type: ignore[no-untyped-def]
         rank += tl.sum(tl.load(counts + stretch, mask=stretch < tl.program_id(0), other=0))
     row = tl.arange(0, TILE)
     first = tl.program_id(0).to(tl.int64) * share
+    valid_run, code_run = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
+    if not COMPACT:
+        rank = first * TILE
+    if VALIDITY == 2:
+        valid_run = run_of(valid_runs, num_valid_runs, first * TILE)
+    if HYBRID:
+        code_run = run_of(code_runs, num_code_runs, rank)
     for tile in range(first, tl.minimum(first + share, tl.cdiv(num_rows, TILE))):
         start = tile * TILE
         left = num_rows - start
-        valid = _valid(
-            valid_words, valid_lead, valid_bit, valid_runs, num_valid_runs, start, num_rows,
-            TILE, VALIDITY,
+        valid, valid_run = _valid(
+            valid_words, valid_lead + valid_bit, valid_runs, num_valid_runs, valid_run, start,
+            num_rows, TILE, VALIDITY,
         )  # fmt: skip
+        # Codes are numbered from the tile's first on, which is code number `rank`.
         if COMPACT:
-            number = rank + (tl.cumsum(valid, 0) - valid)
-            total = tl.sum(valid).to(tl.int64)
+            number = tl.cumsum(valid, 0) - valid
+            total = tl.sum(valid)
         else:
-            rank = start
-            number = start + row
-            total = tl.minimum(left, TILE)
-        coded = (valid != 0) & (number < num_codes)
+            number = row
+            total = TILE
+        coded = (valid != 0) & (number < tl.minimum(num_codes - rank, TILE).to(tl.int32))
         if HYBRID:
-            most = tl.maximum(tl.minimum(rank + total, num_codes) - 1, 0)
+            first_run = code_run
+            code_run = run_from(code_runs, num_code_runs, first_run, rank + total - 1)
             code = hybrid_at(
-                code_words, code_lead, code_runs, num_code_runs, number,
-                tl.minimum(rank, most), most, coded, WIDTH,
+                code_words, code_lead, code_runs, num_code_runs, first_run, code_run,
+                rank + number, coded, WIDTH,
             )  # fmt: skip
         else:
-            code = values_at(code_words, code_lead + code_bit + number * WIDTH, coded, WIDTH)
+            bit = code_lead + code_bit + rank * WIDTH
+            bits = (bit & 31).to(tl.int32) + number * WIDTH
+            code = values_at(code_words + (bit >> 5), bits, coded, WIDTH)
         rank += total
         value = _looked_up(
             code, coded, table, dictionary, num_entries, mean, inv_std,
