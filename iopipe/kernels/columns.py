@@ -66,9 +66,10 @@ class Affine:
 
 
 def _heuristic(problem: Problem) -> Config:
-    entries = problem.shape["entries"]
-    shared = 0 < entries <= 4096
-    return _config(groups=512, programs=1056, shared=int(shared))
+    shape = problem.shape
+    # Large tiles pay for the dictionary that each of them puts into shared memory.
+    groups = 128 if shape["ranked"] else 512 if shape["rows"] > 2**22 else 128
+    return _config(groups=groups, programs=2112, shared=int(0 < shape["entries"] <= 4096))
 
 
 def _config(*, groups: int, programs: int, shared: int, num_warps: int = 4) -> Config:
@@ -82,7 +83,7 @@ def _candidates(problem: Problem) -> Sequence[Config]:
         _config(groups=groups, programs=programs, shared=shared, num_warps=num_warps)
         for shared in kept
         for groups in (128, 256, 512, 1024)
-        for programs in (528, 1056, 2112, 4224, 2**30)
+        for programs in (1056, 2112, 4224)
         for num_warps in (4, 8)
     ]
 
@@ -141,14 +142,16 @@ def problem_of(column: EncodedColumn, dtype: torch.dtype) -> Problem:
     """What decides which configuration is fast."""
     dictionary = column.dictionary
     entries = 0 if dictionary is None else dictionary.numel()
-    validity = column.validity is not None
-    return _problem(column.num_rows, entries, column.codes.bit_width, validity, dtype)
+    valid = column.validity
+    hybrid = column.codes.runs is not None or (valid is not None and valid.runs is not None)
+    ranked = column.compact or hybrid
+    return _problem(column.num_rows, entries, column.codes.bit_width, ranked, dtype)
 
 
 def _problem(
-    num_rows: int, entries: int, bit_width: int, validity: bool, dtype: torch.dtype
+    num_rows: int, entries: int, bit_width: int, ranked: bool, dtype: torch.dtype
 ) -> Problem:
-    shape = {"rows": num_rows, "entries": entries, "width": bit_width, "validity": int(validity)}
+    shape = {"rows": num_rows, "entries": entries, "width": bit_width, "ranked": int(ranked)}
     return Problem(dtypes=(str(dtype).removeprefix("torch."),), shape=shape)
 
 
@@ -192,7 +195,8 @@ def _decode_column(
 ) -> None:
     width, first_code, num_codes = code_sizes
     entries = 0 if dictionary is None else dictionary.numel()
-    problem = _problem(out.numel(), entries, width, validity is not None, out.dtype)
+    ranked = compact or code_runs is not None or valid_runs is not None
+    problem = _problem(out.numel(), entries, width, ranked, out.dtype)
     launch = chosen(KERNEL, problem, config, _BLOCKS)
     groups = launch.blocks["GROUPS"]
     num_tiles = triton.cdiv(out.numel(), 8 * groups)
@@ -214,7 +218,7 @@ def _decode_column(
         "num_warps": launch.num_warps,
         "num_stages": launch.num_stages,
     }
-    if not compact and code_runs is None and valid_runs is None:
+    if not ranked:
         wrap_triton(decode_packed)[grid](
             codes, first_code * width, *valid, *entry, *rows,
             GROUPS=groups, VALIDITY=validity is not None, **how,
