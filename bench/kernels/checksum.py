@@ -36,7 +36,7 @@ def _case(name: str, size: int, least: int, most: int, device: str) -> Case:
     out = torch.empty_like(lengths)
     # What torch can compile: the folding, where all ranges are equally long and aligned.
     words = data.view(torch.int32).reshape(-1, 1 << (least // 4).bit_length() - 1)
-    equal = torch.compile(lambda: folded(words.long() & 0xFFFFFFFF))
+    equal = torch.compile(lambda: folded(words.long() & 0xFFFFFFFF), dynamic=False)
     return Case(
         kernel=KERNEL,
         name=name,

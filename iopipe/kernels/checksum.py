@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
+from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.crc_field import ORDER, TAPS, TIMES_X, shift_columns, square_columns
-from iopipe.kernels.launch import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
 _BLOCKS = ("LANES", "PARTS")
@@ -41,7 +41,7 @@ def _mapped(value, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
     return result
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _product(left, right):  # type: ignore[no-untyped-def]
     """The product of two polynomials modulo P."""
     result = (left ^ right) & 0
@@ -51,7 +51,7 @@ def _product(left, right):  # type: ignore[no-untyped-def]
     return result
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _xor(left, right):  # type: ignore[no-untyped-def]
     return left ^ right
 
@@ -105,7 +105,7 @@ def _remainders(  # type: ignore[no-untyped-def]
         zero = tl.zeros([LANES], tl.int32)
         register = (zero,)
         for _ in tl.static_range(31):
-            register = register + (zero,)
+            register += (zero,)  # type: ignore[assignment]
         for position in range(first, last, BLOCK):
             left = tl.minimum(words - position, BLOCK).to(tl.int32)
             for row in tl.static_range(32):
@@ -120,23 +120,23 @@ def _remainders(  # type: ignore[no-untyped-def]
                 if row == 0:
                     incoming ^= strange
                     strange = zero
-                top = register[31]
+                top = register[31]  # type: ignore[misc]
                 folded = (incoming ^ top,)
                 for i in tl.static_range(1, 32):
                     if (TAPS >> i) & 1:
-                        folded = folded + (register[i - 1] ^ top,)
+                        folded += (register[i - 1] ^ top,)  # type: ignore[assignment]
                     else:
-                        folded = folded + (register[i - 1],)
+                        folded += (register[i - 1],)  # type: ignore[assignment]
                 register = folded
 
         # Row by row down each lane; then lane by lane, in one step for each bit of its number.
         remainder = zero
         for row in range(32):
-            remainder = _mapped(remainder, ROW) ^ register[31]
+            remainder = _mapped(remainder, ROW) ^ register[31]  # type: ignore[misc]
             remainder ^= tl.where(row == end_row, beyond, 0)
             shifted = (zero,)
             for i in tl.static_range(31):
-                shifted = shifted + (register[i],)
+                shifted += (register[i],)  # type: ignore[assignment]
             register = shifted
         for bit in tl.static_range(0, 16):
             if (1 << bit) < LANES:
@@ -271,6 +271,6 @@ def _crc32c(
     )  # fmt: skip
 
 
-@_crc32c.register_fake
+@_crc32c.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object, **kwargs: object) -> None:
     return None

@@ -15,14 +15,14 @@ _RANGES_AT_ONCE = 128
 
 def crc32c(data: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """What `checksum.crc32c` answers, by plain torch operations; waits for the device."""
-    groups = zip(offsets.split(_RANGES_AT_ONCE), lengths.split(_RANGES_AT_ONCE), strict=True)
-    answers = [_of_group(data, *group) for group in groups]
+    answers = [
+        _of_group(data, offsets[first:][:_RANGES_AT_ONCE], lengths[first:][:_RANGES_AT_ONCE])
+        for first in range(0, len(offsets), _RANGES_AT_ONCE)
+    ]
     return torch.cat(answers) if answers else torch.empty_like(offsets)
 
 
-def _of_group(
-    data: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
+def _of_group(data: torch.Tensor, offsets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     inside = (offsets >= 0) & (lengths >= 0) & (offsets <= data.numel() - lengths)
     lengths = torch.where(inside, lengths, 0)
     num_words = max(2, 1 << (int(lengths.max()) + 3 >> 2).bit_length())

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def words_of(data):  # type: ignore[no-untyped-def]
     """The aligned words that hold these bytes, and how many bits come before the bytes."""
     address = data.to(tl.int64)
@@ -18,7 +18,7 @@ def words_of(data):  # type: ignore[no-untyped-def]
     return (address - lead).to(tl.pointer_type(tl.uint32)), lead * 8
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _window(low, high, shift):  # type: ignore[no-untyped-def]
     """32 bits from bit `shift` (0 to 31) of two words on."""
     both = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
@@ -44,15 +44,15 @@ def octets(words, first_bit, num_values, GROUPS: tl.constexpr, WIDTH: tl.constex
     aligned = ()
     for k in tl.static_range(NUM_WORDS):
         after = tl.load(words + word + (k + 1), mask=word + (k + 1) <= last_word, other=0)
-        aligned = aligned + (_window(before, after, shift),)
+        aligned += (_window(before, after, shift),)  # type: ignore[assignment]
         before = after
-    aligned = aligned + (before & 0,)
+    aligned += (before & 0,)  # type: ignore[assignment]
     values = ()
     for j in tl.static_range(8):
         value = aligned[j * WIDTH // 32] >> (j * WIDTH % 32)
         if j * WIDTH % 32 + WIDTH > 32:
             value |= aligned[j * WIDTH // 32 + 1] << (32 - j * WIDTH % 32)
-        values = values + (value & ((1 << WIDTH) - 1),)
+        values += (value & ((1 << WIDTH) - 1),)  # type: ignore[assignment]
     return values
 
 
@@ -65,7 +65,7 @@ def values_at(words, bits, mask, WIDTH: tl.constexpr):  # type: ignore[no-untype
     return _window(low, high, shift.to(tl.uint64)) & ((1 << WIDTH) - 1)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
     """The last run that begins at or before this value (scalars), of all runs."""
     low = value * 0
@@ -78,7 +78,7 @@ def run_of(starts, num_runs, value):  # type: ignore[no-untyped-def]
     return low
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def run_from(starts, num_runs, run, value):  # type: ignore[no-untyped-def]
     """The same, known to be `run` or one of those after it; 128 are looked at together."""
     ahead = tl.arange(0, 128)

@@ -23,7 +23,10 @@ def _written(entry, exists, mean, inv_std, FLOAT: tl.constexpr, TYPE: tl.constex
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _table(dictionary, num_entries, mean, inv_std, SIZE: tl.constexpr, FLOAT: tl.constexpr, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+def _table(  # type: ignore[no-untyped-def]
+    dictionary, num_entries, mean, inv_std, SIZE: tl.constexpr, FLOAT: tl.constexpr,
+    TYPE: tl.constexpr,
+):  # fmt: skip
     """The dictionary as it is written, for a lookup in shared memory; beyond it: NaN or -1."""
     entry = tl.arange(0, SIZE)
     exists = entry < num_entries
@@ -67,7 +70,7 @@ def _looked_up(  # type: ignore[no-untyped-def]
         return _written(code, coded, mean, inv_std, FLOAT, TYPE)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _octet(v):  # type: ignore[no-untyped-def]
     """[n, 8] of eight [n]: whoever had one element of each now has them in a row."""
     halves = tl.join(tl.join(v[0], v[4]), tl.join(v[2], v[6]))

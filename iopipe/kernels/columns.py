@@ -21,8 +21,8 @@ from triton.runtime.jit import KernelInterface
 
 from iopipe.errors import PipelineError
 from iopipe.kernels import column_codes, column_kernels
+from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.column_kernels import count_valid, decode_packed, decode_ranked
-from iopipe.kernels.launch import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.packed import Packed
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
@@ -159,7 +159,8 @@ def _check(column: EncodedColumn, dtype: torch.dtype, affine: Affine) -> None:
     codes, validity, dictionary = column.codes, column.validity, column.dictionary
     if dtype not in _FLOATS + _IDS:
         raise PipelineError(f"dtype is {dtype}; give one of {_FLOATS + _IDS}")
-    if dtype in _IDS and (affine.fill != int(affine.fill) or (affine.mean, affine.inv_std) != (0, 1)):
+    is_plain = (affine.mean, affine.inv_std) == (0, 1) and affine.fill == int(affine.fill)
+    if dtype in _IDS and not is_plain:
         raise PipelineError(f"{affine} with ids: give a whole fill, mean 0 and inv_std 1")
     if column.compact and validity is None:
         raise PipelineError("compact codes without validity; give the definition levels")
@@ -224,18 +225,18 @@ def _decode_column(
             GROUPS=groups, VALIDITY=validity is not None, **how,
         )  # fmt: skip
         return
-    valid = (*valid, *_table_of(valid_runs, codes))
+    valid_table = _table_of(valid_runs, codes)
     kind = _ABSENT if validity is None else _PACKED if valid_runs is None else _HYBRID
     counts = codes
     if compact:
         counts = torch.empty(grid[0], dtype=torch.int64, device=out.device)
         wrap_triton(count_valid)[grid](
-            *valid, counts, out.numel(), share, TILE=8 * groups, VALIDITY=kind,
+            *valid, *valid_table, counts, out.numel(), share, TILE=8 * groups, VALIDITY=kind,
             num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
     wrap_triton(decode_ranked)[grid](
-        codes, first_code * width, num_codes, *_table_of(code_runs, codes), *valid, counts,
-        *entry, *rows,
+        codes, first_code * width, num_codes, *_table_of(code_runs, codes), *valid,
+        *valid_table, counts, *entry, *rows,
         TILE=8 * groups, HYBRID=code_runs is not None, VALIDITY=kind, COMPACT=compact,
         STRETCHES=_MAX_STRETCHES if compact else 1, **how,
     )  # fmt: skip
@@ -245,6 +246,6 @@ def _table_of(runs: torch.Tensor | None, instead: torch.Tensor) -> tuple[torch.T
     return (instead, 0) if runs is None else (runs, runs.shape[1] - 1)
 
 
-@_decode_column.register_fake
+@_decode_column.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object, **kwargs: object) -> None:
     return None

@@ -31,7 +31,8 @@ def _at(data: torch.Tensor, bits: torch.Tensor, width: int) -> torch.Tensor:
     for number in range((width + 14) // 8):
         byte = ((bits >> 3) + number).clamp(0, data.numel() - 1)
         word |= data[byte].long() << (8 * number)
-    return (word >> (bits & 7)) & (2**width - 1)
+    kept: int = 2**width - 1
+    return (word >> (bits & 7)) & kept
 
 
 def decode_column(

@@ -73,9 +73,10 @@ def parse_runs(
     """The runs of a hybrid that begins at the page's first byte: int64 [2, runs + 1].
 
     Row 0 is the number of each run's first value, row 1 the bit at which its packed values
-    begin, or ~value for a repeated one; the last column ends the last run.  Stops when `num_values` values or the page are at
-    their end: a page of dictionary codes does not say how many are not null, so give the
-    number of its rows.  Raises DataError for a run that leaves the page.
+    begin, or ~value for a repeated one; the last column ends the last run.  Stops when
+    `num_values` values or the page are at their end: a page of dictionary codes does not say
+    how many are not null, so give the number of its rows.  Raises DataError for a run that
+    leaves the page.
 
     Cost: a Python step for each repeated run and for each stretch of packed runs of equal
     length.  Writers cut packed values into runs of equal length (Arrow: 504 values), so a
@@ -129,9 +130,7 @@ def _varint(data: np.ndarray[Any, Any], position: int) -> tuple[int, int]:
     raise DataError("the header of a run does not end; the page is damaged", offset=position)
 
 
-def _check_inside(
-    data: np.ndarray[Any, Any], payload: int, num_bytes: int, position: int
-) -> None:
+def _check_inside(data: np.ndarray[Any, Any], payload: int, num_bytes: int, position: int) -> None:
     if payload + num_bytes > len(data):
         raise DataError(
             f"a run of {num_bytes} bytes leaves the page of {len(data)} bytes", offset=position
