@@ -39,6 +39,20 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where files go")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     demo.set_defaults(run=_demo)
+    from iopipe.jobs.command import add_arguments
+
+    shard = commands.add_parser("shard", help="write a dataset as shards, shuffled or not")
+    add_arguments(shard, shuffles=True)
+    convert = commands.add_parser("convert", help="write a dataset in another format")
+    add_arguments(convert, shuffles=False)
+    for command, run, purpose in (
+        ("inspect", _inspect, "say what a dataset holds"),
+        ("verify", _verify, "compare a dataset with the checksums that its writer noted"),
+    ):
+        added = commands.add_parser(command, help=purpose)
+        added.add_argument("dataset", nargs="+", help="shards, folders, patterns or a manifest")
+        added.add_argument("--json", action="store_true", help="print JSON")
+        added.set_defaults(run=run)
     return parser
 
 
@@ -54,6 +68,28 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from iopipe.report.datasets import inspection_json, print_inspection
+
+    found = iopipe.inspect_dataset(options.dataset)
+    if options.json:
+        print(inspection_json(found))
+    else:
+        print_inspection(found)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from iopipe.report.datasets import print_verification, verification_json, verify_with_progress
+
+    found = verify_with_progress(options.dataset)
+    if options.json:
+        print(verification_json(found))
+    else:
+        print_verification(found)
+    return 0 if found.is_intact else 1
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError, PipelineError
-from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Store
+from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow_columns import ArrowColumn, NumbersColumn, Span, column_of
+from iopipe.readers.formats import Format, OpenOptions
 
 KEY = "__key__"
 
@@ -68,42 +69,28 @@ class ArrowSource:
     def __init__(
         self, shards: Sequence[str], store: Store, *, columns: Sequence[str] | None = None
     ) -> None:
-        self._paths = tuple(shards)
-        self._shards = [_opened(path, store) for path in self._paths]
-        self._schema = self._shards[0].schema if self._shards else pa.schema([])
-        for shard in self._shards:
-            if not shard.schema.equals(self._schema):
+        self.shards = tuple(shards)
+        self._files = [_opened(path, store) for path in self.shards]
+        self._file_schema = self._files[0].schema if self._files else pa.schema([])
+        for shard in self._files:
+            if not shard.schema.equals(self._file_schema):
                 raise DataError(
-                    f"its schema differs from that of {self._paths[0]!r}; read them apart",
+                    f"its schema differs from that of {self.shards[0]!r}; read them apart",
                     shard=shard.path,
                 )
-        self._columns = _chosen([n for n in self._schema.names if n != KEY], columns)
-        sizes = [int(shard.ends[-1]) if len(shard.ends) else 0 for shard in self._shards]
+        self.columns = _chosen([n for n in self._file_schema.names if n != KEY], columns)
+        self.schema = pa.schema([self._file_schema.field(name) for name in self.columns])
+        self.faults: Sequence[DataError] = ()
+        sizes = [int(shard.ends[-1]) if len(shard.ends) else 0 for shard in self._files]
         self._ends = np.cumsum(sizes, dtype=np.int64)
-        self._digest = self._identity(sizes)
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return self._paths
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def faults(self) -> Sequence[DataError]:
-        return ()
+        self.digest = self._identity(sizes)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def locate(self, sample_id: int) -> Location:
         shard, batch, row = self._place(sample_id)
-        spans = _in_file(shard, batch.column(self._columns[0]).spans(row))
+        spans = _in_file(shard, batch.column(self.columns[0]).spans(row))
         offset = spans[0][0] if spans else 0
         return Location(shard.path, offset, self._key(sample_id, batch, row))
 
@@ -113,7 +100,7 @@ class ArrowSource:
         ranges = []
         for sample in np.asarray(ids, np.int64).tolist():
             shard, batch, row = self._place(sample)
-            for name in self._columns:
+            for name in self.columns:
                 spans = _in_file(shard, batch.column(name).spans(row))
                 ranges += [ByteRange(shard.path, start, length) for start, length in spans]
         return ranges
@@ -121,7 +108,7 @@ class ArrowSource:
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
         places = [self._place(sample) for sample in wanted.tolist()]
-        columns = {name: self._column(name, places) for name in self._columns}
+        columns = {name: self._column(name, places) for name in self.columns}
         keys = [
             self._key(sample, batch, row)
             for sample, (_, batch, row) in zip(wanted.tolist(), places, strict=True)
@@ -141,20 +128,20 @@ class ArrowSource:
         return values
 
     def _key(self, sample_id: int, batch: _Batch, row: int) -> str:
-        return str(batch.column(KEY)[row]) if KEY in self._schema.names else str(sample_id)
+        return str(batch.column(KEY)[row]) if KEY in self._file_schema.names else str(sample_id)
 
     def _place(self, sample_id: int) -> tuple[_Shard, _Batch, int]:
         if not 0 <= sample_id < len(self):
             raise IndexError(f"sample {sample_id} of {len(self)}")
         number = int(np.searchsorted(self._ends, sample_id, side="right"))
-        shard = self._shards[number]
+        shard = self._files[number]
         row = sample_id - (int(self._ends[number - 1]) if number else 0)
         batch = int(np.searchsorted(shard.ends, row, side="right"))
         return shard, shard.batches[batch], row - (int(shard.ends[batch - 1]) if batch else 0)
 
     def _identity(self, sizes: list[int]) -> str:
-        digest = hashlib.blake2b(str(self._schema.remove_metadata()).encode(), digest_size=16)
-        for path, size in zip(self._paths, sizes, strict=True):
+        digest = hashlib.blake2b(str(self._file_schema.remove_metadata()).encode(), digest_size=16)
+        for path, size in zip(self.shards, sizes, strict=True):
             digest.update(f"{path.rsplit('/', 1)[-1]}\0{size}\0".encode())
         return digest.hexdigest()
 
@@ -241,3 +228,15 @@ def write_arrow(
         temporary.unlink(missing_ok=True)
         raise
     return num_rows
+
+
+def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
+    return ArrowSource(shards, store, columns=options.columns)
+
+
+FORMAT = Format(
+    name="arrow",
+    suffixes=(".arrow",),
+    is_content=lambda head, path: head.startswith(b"ARROW1"),
+    open=_open,
+)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iopipe.errors import DataError
-from iopipe.readers.index import IndexBuilder, ShardIndex
+from iopipe.readers.shard_index import IndexBuilder, ShardIndex
 from iopipe.readers.tar import Member
 
 

@@ -27,7 +27,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     raw = io.BytesIO()
     Image.new("RGB", (300, 260), "teal").save(raw, "JPEG")
-    with iopipe.WebDatasetWriter(tmp_path, max_samples=26) as writer:
+    with iopipe.DatasetWriter(tmp_path, max_samples=26) as writer:
         for number in range(26 * 20):
             writer.write({"__key__": str(number), "jpg": raw.getvalue(), "cls": number})
     for path in tmp_path.glob("*.tar"):

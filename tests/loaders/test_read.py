@@ -29,7 +29,7 @@ def _jpeg(number: int) -> bytes:
 
 
 def _write(folder: Path, *, bad: tuple[int, ...] = ()) -> Path:
-    with iopipe.WebDatasetWriter(folder, max_samples=16) as writer:
+    with iopipe.DatasetWriter(folder, max_samples=16) as writer:
         for number in range(NUM_SAMPLES):
             content = _jpeg(number)
             if number in bad:

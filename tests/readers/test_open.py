@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from iopipe.errors import DataError, NotFoundError, PipelineError
-from iopipe.readers import WebDatasetWriter, open_source, write_arrow
+from iopipe.readers import DatasetWriter, open_source, write_arrow
 from iopipe.readers.open import _expanded
 from iopipe.storage import MemoryStore
 
@@ -17,7 +17,7 @@ from iopipe.storage import MemoryStore
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
-    with WebDatasetWriter(folder, max_samples=2) as writer:
+    with DatasetWriter(folder, max_samples=2) as writer:
         for number in range(6):
             writer.write({"__key__": str(number), "txt": f"t{number}"})
     return folder
@@ -70,7 +70,7 @@ def test_the_format_is_judged_by_content(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="several formats"):
         open_source([odd, tmp_path / "x.tar"])
     (tmp_path / "notes.md").write_text("no shard")
-    with pytest.raises(DataError, match=r"notes\.md.*neither"):
+    with pytest.raises(DataError, match=r"notes\.md.*no format"):
         open_source(tmp_path / "notes.md")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Store
-from iopipe.storage import MemoryStore, PosixStore
+from iopipe.storage import MappedStore, MemoryStore, PosixStore
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 70_001, dtype=np.uint8).tobytes()
 SIZE = len(CONTENT)
@@ -32,14 +32,14 @@ class Place:
     remove: Callable[[str], None]
 
 
-def posix_place(folder: Path) -> Place:
+def posix_place(folder: Path, store: Store) -> Place:
     def put(name: str, data: bytes) -> str:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return str(path)
 
-    return Place(PosixStore(num_threads=4, max_open_files=8), f"{folder}/", put, os.unlink)
+    return Place(store, f"{folder}/", put, os.unlink)
 
 
 def memory_place() -> Place:
@@ -52,9 +52,14 @@ def memory_place() -> Place:
     return Place(store, "memory://set/", put, store.delete)
 
 
-@pytest.fixture(params=["posix", "memory"])
+@pytest.fixture(params=["posix", "mapped", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    place = posix_place(tmp_path) if request.param == "posix" else memory_place()
+    if request.param == "memory":
+        place = memory_place()
+    elif request.param == "mapped":
+        place = posix_place(tmp_path, MappedStore(max_maps=2))
+    else:
+        place = posix_place(tmp_path, PosixStore(num_threads=4, max_open_files=8))
     yield place
     place.store.close()
 
@@ -243,7 +248,7 @@ PATTERNS = st.lists(
 def test_glob_of_both_stores_agrees(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], patterns: list[str]
 ) -> None:
-    places = posix_place(tmp_path_factory.mktemp("glob")), memory_place()
+    places = posix_place(tmp_path_factory.mktemp("glob"), PosixStore()), memory_place()
     for place in places:
         for name in names:
             place.put(name, b"")
@@ -267,3 +272,31 @@ def test_store_travels_to_another_process_as_bytes(place: Place) -> None:
 def test_close_twice(place: Place) -> None:
     place.store.close()
     place.store.close()
+
+
+# ---- views ---------------------------------------------------------------------------
+
+
+def test_a_view_shows_what_a_read_gives_or_there_is_none(place: Place) -> None:
+    path, empty = place.put("v", CONTENT), place.put("e", b"")
+    view = place.store.view(path)
+    if view is None:
+        assert isinstance(place.store, PosixStore)
+        return
+    assert bytes(view) == CONTENT and view.readonly
+    assert bytes(place.store.view(empty) or b"") == b""
+    with pytest.raises(NotFoundError):
+        place.store.view(path + "-missing")
+
+
+def test_a_view_outlives_the_store_and_the_next_one_shows_the_new_file(place: Place) -> None:
+    path = place.put("v", CONTENT)
+    view = place.store.view(path)
+    if view is None:
+        return
+    place.remove(path)
+    assert place.store.view(place.put("v", b"new")) == b"new"
+    for number in range(5):
+        assert place.store.view(place.put(f"v{number}", b"%d" % number)) == b"%d" % number
+    place.store.close()
+    assert bytes(view) == CONTENT
