@@ -114,3 +114,6 @@ def hybrid_at(words, lead, runs, num_runs, first, last, numbers, mask, WIDTH: tl
         bits = lead + place + (numbers - start) * WIDTH
         packed = values_at(words, bits, mask & (place >= 0), WIDTH)
         return tl.where(place >= 0, packed, (-1 - place).to(tl.uint32))
+
+
+FUNCTIONS = (words_of, _window, octets, values_at, run_of, run_from, hybrid_at)

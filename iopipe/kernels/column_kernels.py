@@ -235,3 +235,9 @@ def decode_ranked(  # type: ignore[no-untyped-def]
             tl.store(out + start + row, value)
         else:
             tl.store(out + start + row, value, mask=row < left)
+
+
+FUNCTIONS = (
+    _written, _table, _filled, _looked_up, _octet, decode_packed, _valid, count_valid,
+    decode_ranked,
+)  # fmt: skip

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch.library import triton_op, wrap_triton
-from triton.runtime.jit import KernelInterface
 
 from iopipe.errors import PipelineError
 from iopipe.kernels import column_codes, column_kernels
@@ -30,7 +29,7 @@ _ABSENT, _PACKED, _HYBRID = 0, 1, 2
 _MAX_STRETCHES = 1024
 """Counts that a program adds up in one load."""
 _MAX_SHARED = 16384
-"""Entries of a dictionary that a program keeps in shared memory."""
+"""Entries of a dictionary that a program can keep in shared memory: int64 ones take 128 KB."""
 _BLOCKS = ("GROUPS", "PROGRAMS", "SHARED")
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _IDS = (torch.int32, torch.int64)
@@ -43,7 +42,7 @@ class EncodedColumn:
     codes: Packed
     validity: Packed | None = None
     """A bitmap, or the definition levels of a flat optional Parquet column (width 1);
-    None: no row is null."""
+    None: no row is null.  Rows beyond the last run of levels are null."""
     compact: bool = False
     """Whether codes exist for valid rows only, as in Parquet, or for every row, as in Arrow.
     Then codes.num_values need only be large enough: the number of rows will do."""
@@ -90,12 +89,7 @@ def _candidates(problem: Problem) -> Sequence[Config]:
 
 KERNEL = Kernel(
     name="columns",
-    functions=tuple(
-        function
-        for module in (column_codes, column_kernels)
-        for function in vars(module).values()
-        if isinstance(function, KernelInterface)
-    ),
+    functions=(*column_codes.FUNCTIONS, *column_kernels.FUNCTIONS),
     heuristic=_heuristic,
     candidates=_candidates,
 )
@@ -207,12 +201,13 @@ def _decode_column(
     grid = (triton.cdiv(num_tiles, share),)
     mean, inv_std, fill = affine
     floats = out.dtype in _FLOATS
+    shared = launch.blocks["SHARED"] and 0 < entries <= _MAX_SHARED
     # What is absent is never touched; any tensor stands in for it.
     valid = (codes if validity is None else validity, valid_first)
     entry = (codes if dictionary is None else dictionary, entries)
     rows = (out, out.numel(), share, mean, inv_std, fill, 0 if floats else int(fill))
     how = {
-        "SHARED": triton.next_power_of_2(entries) if launch.blocks["SHARED"] and entries else 0,
+        "SHARED": triton.next_power_of_2(entries) if shared else 0,
         "WIDTH": width,
         "LOOKUP": dictionary is not None,
         "FLOAT": floats,
