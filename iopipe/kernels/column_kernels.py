@@ -16,6 +16,7 @@ from iopipe.kernels.column_codes import hybrid_at, octets, run_from, run_of, val
 def _written(entry, exists, mean, inv_std, FLOAT: tl.constexpr, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Entries as they are written; what does not exist is NaN, or -1 for ids."""
     if FLOAT:
+        # A difference, then a product: no compiler option can fuse them into other bits.
         value = (entry.to(tl.float32) - mean) * inv_std
         return tl.where(exists, value, float("nan")).to(TYPE)
     else:
