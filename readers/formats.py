@@ -22,6 +22,7 @@ _MODULES = {
     "webdataset": "iopipe.readers.webdataset",
     "arrow": "iopipe.readers.arrow",
     "tfrecord": "iopipe.readers.tfrecord",
+    "mds": "iopipe.readers.mds",
     "tokens": "iopipe.readers.tokens",
     "folder": "iopipe.readers.folder",
 }

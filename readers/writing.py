@@ -14,45 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-import xxhash
-
 from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.readers.atomic import write_atomically
 from iopipe.readers.checksums import SUFFIX, key_hash, pack_checksums
 from iopipe.readers.encoder import Encoder
 from iopipe.readers.formats import Format, WriteOptions, find_format
 from iopipe.readers.manifest import NAME, Manifest, ShardEntry, write_manifest
-
-_BUFFER_BYTES = 1 << 20
-
-
-class _Sink:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = xxhash.xxh3_64()
-        self.num_bytes = 0
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        count = self._file.write(data)
-        self.num_bytes += count
-        return count
-
-    def tell(self) -> int:
-        return self.num_bytes
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    @property
-    def checksum(self) -> str:
-        return self._hash.hexdigest()
+from iopipe.readers.sink import HashedFile
 
 
 class ShardWriter:
@@ -64,10 +32,9 @@ class ShardWriter:
         self._path = Path(path)
         self._temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         with _writing(self._path):
-            self._file: BinaryIO = open(self._temporary, "wb", buffering=_BUFFER_BYTES)
-        self._sink = _Sink(self._file)
-        # What an encoder uses of a file is what the sink has.
-        self._encoder: Encoder = format.encoder(cast(BinaryIO, self._sink), options)
+            self._file = HashedFile(self._temporary)
+        # What encoders use of a file is what this one has.
+        self._encoder: Encoder = format.encoder(cast(BinaryIO, self._file), options)
         self._keys: list[int] = []
 
     @property
@@ -98,15 +65,14 @@ class ShardWriter:
         entry = ShardEntry(
             path=self._path.name,
             num_samples=len(self._keys),
-            num_bytes=self._sink.num_bytes,
-            checksum=self._sink.checksum,
+            num_bytes=self._file.num_bytes,
+            checksum=self._file.checksum,
         )
         return entry, finished.columns
 
     def discard(self) -> None:
-        """After an error, which is under way: another one from closing adds nothing."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        """Remove what was written so far."""
+        self._file.discard()
         self._temporary.unlink(missing_ok=True)
 
 
