@@ -13,26 +13,32 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from fuzz.hostile import hostile_indexes, hostile_json, hostile_tars
+from fuzz.mutate import File, mutated
 from fuzz.reseal import reseal_checksums, reseal_index, reseal_tar, reseal_tfrecord
+
+from hypothesis import strategies as st
 
 from iopipe.readers import DatasetWriter, open_source
 from iopipe.readers.arrow import write_arrow
 from iopipe.readers.checksums import SUFFIX as CHECKSUMS
 from iopipe.readers.checksums import fingerprint, rows_of
-from iopipe.readers.formats import WriteOptions, all_formats, find_format
+from iopipe.readers.formats import OpenOptions, WriteOptions, all_formats, find_format
 from iopipe.readers.sidecar import SUFFIX as INDEX
 from iopipe.storage import PosixStore
 
 NUM_SAMPLES = 6
 MAX_SAMPLE_BYTES = 1 << 20
-_UNFUZZED = {"folder": "nothing is parsed but names, which tests/readers covers"}
+UNFUZZED = {"folder": "nothing is parsed but names, which tests/readers covers"}
+_INDEXED = ("webdataset", "tfrecord")
 _COMPRESSED = {"arrow": ("lz4", "zstd"), "parquet": ("zstd", "snappy")}
 _WRITE_MDS = Path(__file__).parents[1] / "readers" / "write_mds.py"
 
-Reseal = Callable[[bytes], bytes]
+Reseal: TypeAlias = Callable[[bytes], bytes]
+Hostile: TypeAlias = Callable[[bytes], st.SearchStrategy[bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +52,12 @@ class Target:
     """Pattern of the file's name; the first one that matches."""
     reseal: Reseal | None = None
     """Makes the checksums of a damaged file right again."""
+    hostile: Hostile | None = None
+    """Well-formed files that lie."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """OpenOptions."""
-    opened: str = ""
-    """What of the folder is opened; empty for the folder itself."""
+    opened: str = "manifest.json"
+    """Name of the file that is opened."""
     is_verifiable: bool = True
     """Whether there are checksums of samples."""
 
@@ -78,25 +86,26 @@ class Dataset:
         for name in sorted(self.files, key=lambda name: name.endswith((INDEX, CHECKSUMS))):
             (folder / name).write_bytes(content if name == self.damaged else self.files[name])
 
-    @property
-    def content(self) -> bytes:
-        return self.files[self.damaged]
+    def damage(self) -> st.SearchStrategy[File]:
+        """What the damaged file may hold."""
+        content, target = self.files[self.damaged], self.target
+        found = mutated(content)
+        if target.reseal is not None:
+            found |= mutated(content).map(target.reseal)
+        if target.hostile is not None:
+            found |= target.hostile(content)
+        return found.map(File)
 
 
 def made(target: Target, folder: Path) -> Dataset:
     target.write(folder)
-    from iopipe.readers.formats import OpenOptions
-
     store = PosixStore()
-    source = open_source(
-        str(folder / target.opened) if target.opened else str(folder),
-        store=store,
-        options=OpenOptions(**target.options),
-    )
+    options = OpenOptions(**target.options)
+    source = open_source(folder / target.opened, store=store, options=options)
     samples = source.samples(range(len(source)), store)
     store.close()
     expected = dict(zip(samples.keys, map(fingerprint, rows_of(samples)), strict=True))
-    assert len(expected) == NUM_SAMPLES
+    assert len(expected) == len(source) >= NUM_SAMPLES
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     (damaged, *_) = (path.name for path in sorted(folder.glob(target.damaged)))
     return Dataset(target=target, files=files, damaged=damaged, expected=expected)
@@ -175,41 +184,74 @@ def _write_mds(compression: str) -> Callable[[Path], None]:
 # ---- the targets ---------------------------------------------------------------------
 
 _RESEALS: dict[str, Reseal] = {"webdataset": reseal_tar, "tfrecord": reseal_tfrecord}
+_HOSTILE: dict[str, Hostile] = {"webdataset": hostile_tars}
 
 
 def targets() -> Iterator[Target]:
     for format in all_formats():
         if format.encoder is not None:
             yield from _written(format.name, format.suffixes[0])
-    yield Target(
-        name="tokens-eos",
-        write=_write_flat,
-        damaged="flat.bin",
-        options={"eos_token": 9},
-        is_verifiable=False,
-    )
-    yield Target(
-        name="tokens-window",
-        write=_write_flat,
-        damaged="flat.bin",
-        options={"window": 10},
-        is_verifiable=False,
-    )
+    webdataset = _writer("webdataset")
+    yield Target(name="manifest", write=webdataset, damaged="manifest.json", hostile=hostile_json)
+    yield Target(name="tokens-megatron", write=_writer("tokens"), damaged="*.idx")
+    for name, options in {"eos": {"eos_token": 9}, "window": {"window": 10}}.items():
+        yield Target(
+            name=f"tokens-{name}",
+            write=_write_flat,
+            damaged="flat.bin",
+            opened="flat.bin",
+            options=options,
+            is_verifiable=False,
+        )
     if find_format("arrow").encoder is None:
-        yield Target(name="arrow", write=_write_arrow, damaged="*.arrow", is_verifiable=False)
+        yield Target(
+            name="arrow",
+            write=_write_arrow,
+            damaged="0.arrow",
+            opened="0.arrow",
+            is_verifiable=False,
+        )
+    yield from _mds_targets()
 
 
 def _written(format: str, suffix: str) -> Iterator[Target]:
+    """The shards of a format, compressed and not, and the files beside them."""
     for compression in (None, *_COMPRESSED.get(format, ())):
-        name = format if compression is None else f"{format}-{compression}"
-        write = _writer(format, compression)
-        reseal = _RESEALS.get(format)
-        yield Target(name=name, write=write, damaged=f"*{suffix}", reseal=reseal)
+        yield Target(
+            name=format if compression is None else f"{format}-{compression}",
+            write=_writer(format, compression),
+            damaged=f"*{suffix}",
+            reseal=_RESEALS.get(format),
+            hostile=_HOSTILE.get(format),
+        )
     write = _writer(format)
     yield Target(
         name=f"{format}-checksums", write=write, damaged=f"*{CHECKSUMS}", reseal=reseal_checksums
     )
-    if format in ("webdataset", "tfrecord", "arrow", "parquet"):
-        yield Target(name=f"{format}-index", write=write, damaged=f"*{INDEX}", reseal=reseal_index)
-    if format == "tokens":
-        yield Target(name="tokens-megatron", write=write, damaged="*.idx")
+    if format in _INDEXED:
+        yield Target(
+            name=f"{format}-index",
+            write=write,
+            damaged=f"*{INDEX}",
+            reseal=reseal_index,
+            hostile=hostile_indexes,
+        )
+
+
+def _mds_targets() -> Iterator[Target]:
+    for compression, suffix in (("none", ".mds"), ("zstd", ".mds.zstd")):
+        yield Target(
+            name=f"mds-{compression}",
+            write=_write_mds(compression),
+            damaged=f"*{suffix}",
+            opened="index.json",
+            is_verifiable=False,
+        )
+        yield Target(
+            name=f"mds-{compression}-index",
+            write=_write_mds(compression),
+            damaged="index.json",
+            opened="index.json",
+            hostile=hostile_json,
+            is_verifiable=False,
+        )

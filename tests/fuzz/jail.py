@@ -31,7 +31,7 @@ class Jail:
     def __init__(self, folder: Path, *, cpu_seconds: int = 5, memory_bytes: int = 1 << 28) -> None:
         """The child may write below `folder` only, and use so much processor time and memory
         for an example, above what it uses before the first one."""
-        self._folder = folder
+        self.folder = folder
         self._limits = [str(cpu_seconds), str(memory_bytes)]
         self._child: subprocess.Popen[bytes] | None = None
         self._errors = folder / "stderr"
@@ -66,14 +66,14 @@ class Jail:
         return found
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self._errors, "wb") as errors:
             self._child = subprocess.Popen(
-                [sys.executable, "-u", str(_EXAMINE), str(self._folder), *self._limits],
+                [sys.executable, "-u", str(_EXAMINE), str(self.folder), *self._limits],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment(),
             )
         return self._child
@@ -84,7 +84,7 @@ class Jail:
         return os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "XDG_CACHE_HOME": str(self._folder / "cache"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
             "ARROW_DEFAULT_MEMORY_POOL": "system",
             "MALLOC_ARENA_MAX": "2",
             "OMP_NUM_THREADS": "1",

@@ -16,6 +16,13 @@ _WIDTHS = (1, 2, 4, 8)
 _SMALL = st.binary(min_size=1, max_size=24)
 
 
+class File(bytes):
+    """Bytes too many to print; those of the last failure are left in the jail's folder."""
+
+    def __repr__(self) -> str:
+        return f"<file of {len(self)} bytes>"
+
+
 def mutate(data: bytes, draw: st.DrawFn, *, places: Sequence[int] = ()) -> bytes:
     """`data` after one to three changes; `places` are offsets worth a try, besides the ends
     and every other byte."""
