@@ -7,7 +7,6 @@ shards of one source are all of one format.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -140,9 +139,9 @@ def _in_folder(folder: str, store: Store) -> list[str]:
     listed = store.glob(f"{_escaped(folder)}/{manifest.NAME}")
     if listed:
         return _listed(f"{folder}/{manifest.NAME}", store)
+    found = store.glob(f"{_escaped(folder)}/*")
     suffixes = [suffix for known in all_formats() for suffix in known.suffixes]
-    found = [store.glob(f"{_escaped(folder)}/*{suffix}") for suffix in suffixes]
-    shards = list(itertools.chain(*found))
+    shards = [shard for suffix in suffixes for shard in found if shard.endswith(suffix)]
     local = store.local_path(folder) or folder
     is_dataset = not shards and any(known.is_content(b"", local) for known in all_formats())
     return [local] if is_dataset else shards
