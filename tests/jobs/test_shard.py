@@ -143,6 +143,8 @@ def test_a_finished_job_is_not_done_again_and_another_one_is_refused(
         shard(texts, out, ShardOptions(shard_samples=9, shuffle_seed=2))
     with pytest.raises(PipelineError, match="not an empty folder"):
         shard(texts, texts)
+    with pytest.raises(PipelineError, match="memory of one process"):
+        shard(texts, "memory://out")
 
 
 @pytest.mark.parametrize(
