@@ -17,7 +17,9 @@ SHORT = pytest.param(60, id="short")
 LONG = pytest.param(6_000, id="long", marks=[pytest.mark.fuzz_long, pytest.mark.timeout(0)])
 
 
-def fuzz(check: Callable[..., None], num_examples: int, **strategies: st.SearchStrategy[Any]) -> None:
+def fuzz(
+    check: Callable[..., None], num_examples: int, **strategies: st.SearchStrategy[Any]
+) -> None:
     """Call `check` with so many examples of the strategies, and shrink what fails."""
     settings(
         max_examples=num_examples,

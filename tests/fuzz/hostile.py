@@ -60,7 +60,9 @@ def hostile_tars(draw: st.DrawFn, data: bytes) -> bytes:
 def _members(draw: st.DrawFn) -> bytes:
     name = draw(st.sampled_from(HOSTILE_NAMES) | st.text(max_size=12))
     raw = name.encode("utf-8", "surrogateescape" if name.isprintable() else "surrogatepass")
-    kind = draw(st.sampled_from([b"0", b"\0", b"1", b"2", b"5", b"7", b"g", b"K", b"S", b"x", b"L"]))
+    kind = draw(
+        st.sampled_from([b"0", b"\0", b"1", b"2", b"5", b"7", b"g", b"K", b"S", b"x", b"L"])
+    )
     content = draw(_records() | st.binary(max_size=40))
     size = draw(st.one_of(st.just(b"%011o\0" % len(content)), _SIZE_FIELDS))
     header = bytearray(_BLOCK_BYTES)
