@@ -6,8 +6,6 @@ target here, those that can be written without anybody's doing.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +17,6 @@ import numpy as np
 from fuzz.hostile import hostile_indexes, hostile_json, hostile_tars
 from fuzz.mutate import File, mutated
 from fuzz.reseal import reseal_checksums, reseal_index, reseal_tar, reseal_tfrecord
-
 from hypothesis import strategies as st
 
 from iopipe.readers import DatasetWriter, open_source
