@@ -16,7 +16,6 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from iopipe.protocols import ByteArray, Column, Int64Array, Ragged
 
@@ -109,7 +108,7 @@ def null_rows(array: Any) -> npt.NDArray[np.bool_] | None:
     """bool [n]: which rows are null; None where none is."""
     if not array.null_count:
         return None
-    found: npt.NDArray[np.bool_] = pc.is_null(array).to_numpy(zero_copy_only=False)
+    found: npt.NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
     return found
 
 

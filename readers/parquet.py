@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iopipe.errors import DataError, PipelineError
@@ -166,6 +165,7 @@ class ParquetSource:
 
     def _matching(self, filter: Any, store: Store) -> Int64Array:
         """The rows that the filter holds for, as numbers among all rows."""
+        import pyarrow.compute as pc
         import pyarrow.dataset as ds  # brings pandas, where there is one: 0.3 s
 
         found = [np.empty(0, np.int64)]
