@@ -14,7 +14,6 @@ from iopipe.bench.harness import Runs
 from iopipe.bench.jobs import _SCRIPT, contestants, ratios, write_loose
 from iopipe.bench.planning import measure_planning
 
-
 needs_peers = pytest.mark.skipif(
     not _SCRIPT.exists(), reason="the peers' scripts do not ship with the package"
 )
