@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 from fuzz.hostile import hostile_indexes, hostile_json, hostile_tars
-from fuzz.mutate import File, mutated
+from fuzz.mutate import File, files, mutated
 from fuzz.reseal import reseal_checksums, reseal_index, reseal_tar, reseal_tfrecord
 from hypothesis import strategies as st
 
@@ -93,7 +93,7 @@ class Dataset:
             found |= mutated(content).map(target.reseal)
         if target.hostile is not None:
             found |= target.hostile(content)
-        return found.map(File)
+        return files(found)
 
 
 def made(target: Target, folder: Path) -> Dataset:
