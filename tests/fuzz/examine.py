@@ -116,7 +116,7 @@ def read(
             on_error=on_error,  # type: ignore[arg-type]
             options=OpenOptions(**options),
         )
-        ids = [*range(len(source))][:_MAX_SAMPLES]
+        ids = [*range(min(len(source), _MAX_SAMPLES))]
         chunks = [chunk for chunk in (ids, *([n] for n in ids)) if chunk]
         outcomes = [_chunk(source, chunk, opened) for chunk in chunks]
         if has_exact_ranges:
