@@ -39,20 +39,22 @@ class RemoteStore:
         return _from_settings, (self._url, self._num_threads)
 
     def size(self, path: str) -> int:
-        with _mapped("find", path):
-            found = self._files.info(path)
-        if found.get("type") == "directory" or found.get("size") is None:
-            raise StorageError(f"cannot read {path!r}: it is a folder; give the path of an object")
-        self._sizes[path] = int(found["size"])
+        self._sizes[path] = int(self._object(path)["size"])
         return self._sizes[path]
 
     def version(self, path: str) -> str:
         """The ETag where there is one, else size and time of the last change."""
-        with _mapped("find", path):
-            found = self._files.info(path)
+        found = self._object(path)
         tag = found.get("ETag") or found.get("etag")
         changed = found.get("LastModified") or found.get("mtime") or found.get("updated")
-        return str(tag) if tag else f"{found.get('size')}-{changed}"
+        return str(tag) if tag else f"{found['size']}-{changed}"
+
+    def _object(self, path: str) -> dict[str, Any]:
+        with _mapped("find", path):
+            found: dict[str, Any] = self._files.info(path)
+        if found.get("type") == "directory" or found.get("size") is None:
+            raise StorageError(f"cannot read {path!r}: it is a folder; give the path of an object")
+        return found
 
     def glob(self, pattern: str) -> list[str]:
         with _mapped("list", pattern):
