@@ -43,7 +43,7 @@ def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64A
     """
     num_rows = max(math.isqrt(num_items), 2)
     num_columns = -(-num_items // num_rows)
-    keys = _round_keys(key)
+    keys = round_keys(key)
     cells = _feistel(indices.astype(np.uint64), num_rows, num_columns, keys)
     (outside,) = np.nonzero(cells >= num_items)
     while outside.size:
@@ -57,7 +57,7 @@ def unpermute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int6
     """The inverse of `permute`: which index it sends to each of `indices`."""
     num_rows = max(math.isqrt(num_items), 2)
     num_columns = -(-num_items // num_rows)
-    keys = _round_keys(key)
+    keys = round_keys(key)
     cells = _unfeistel(indices.astype(np.uint64), num_rows, num_columns, keys)
     (outside,) = np.nonzero(cells >= num_items)
     while outside.size:
@@ -67,8 +67,8 @@ def unpermute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int6
     return cells.astype(np.int64)
 
 
-def _round_keys(key: tuple[int, int]) -> UInt64Array:
-    """64 bits a round; seed and epoch count modulo 2**64."""
+def round_keys(key: tuple[int, int]) -> UInt64Array:
+    """uint64, one a round; seed and epoch count modulo 2**64.  The token kernel takes them."""
     words = b"".join((word % 2**64).to_bytes(8, "little") for word in key)
     digest = hashlib.shake_128(b"iopipe.order" + words).digest(8 * _NUM_ROUNDS)
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)

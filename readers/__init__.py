@@ -1,7 +1,7 @@
 """Readers and writers of shard formats; one file each."""
 
 from iopipe.readers.arrow import ArrowSource as ArrowSource
-from iopipe.readers.arrow import write_arrow as write_arrow
+from iopipe.readers.arrow_encoder import write_arrow as write_arrow
 from iopipe.readers.checkup import inspect_dataset as inspect_dataset
 from iopipe.readers.checkup import verify_dataset as verify_dataset
 from iopipe.readers.formats import OpenOptions as OpenOptions

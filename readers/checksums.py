@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from iopipe.protocols import (
 )
 
 SUFFIX = ".iopipe-checksums"
+NO_KEY = 0
+"""In place of a key's hash where the format stores no keys."""
 _MAGIC = b"iopipe-checksums-1\n\0\0\0\0\0"
 _HEADER = struct.Struct("<24sQQ")
 _PIECE_BYTES = 1 << 22
@@ -124,13 +126,19 @@ def load_checksums(store: Store, shard: str) -> npt.NDArray[np.uint64]:
     content = bytearray(num_bytes)
     num_read = store.read_into(path, 0, memoryview(content))
     body = bytes(content[_HEADER.size : num_read])
-    if num_read < _HEADER.size or _HEADER.unpack_from(content) != (
-        _MAGIC,
-        len(body) // 16,
-        xxhash.xxh3_64_intdigest(body),
-    ):
+    header = (_MAGIC, len(body) // 16, xxhash.xxh3_64_intdigest(body))
+    if len(body) % 16 or num_read < _HEADER.size or _HEADER.unpack_from(content) != header:
         raise DataError("its sidecar of checksums is damaged; write the dataset again", shard=shard)
     return np.frombuffer(body, "<u8").reshape(2, -1)
+
+
+def difference(
+    noted_key: int, checksum: int, key: str, fields: Mapping[str, Any]
+) -> Literal["key", "bytes"] | None:
+    """What of a sample is not as it was noted: the hash of its key, or its fingerprint."""
+    if noted_key not in (NO_KEY, key_hash(key)):
+        return "key"
+    return None if checksum == fingerprint(fields) else "bytes"
 
 
 def rows_of(samples: Samples) -> Iterator[dict[str, Any]]:
@@ -149,15 +157,16 @@ class VerifiedSource:
     damaged samples applies to it.
     """
 
-    def __init__(self, source: Source, checksums: npt.NDArray[np.uint64]) -> None:
-        """`checksums` is uint64 [n], one number a sample of `source`."""
+    def __init__(self, source: Source, noted: npt.NDArray[np.uint64]) -> None:
+        """`noted` is uint64 [2, n]: hash of the key and fingerprint of each sample of
+        `source`."""
         self.shards = source.shards
         self.columns = source.columns
         self.schema = source.schema
         self.digest = source.digest
         self.faults = source.faults
         self._source = source
-        self._checksums = checksums
+        self._noted = noted
 
     def __len__(self) -> int:
         return len(self._source)
@@ -170,13 +179,14 @@ class VerifiedSource:
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         samples = self._source.samples(ids, store)
-        wanted = self._checksums[samples.ids].tolist()
+        keys, checksums = self._noted[:, samples.ids].tolist()
         for row, fields in enumerate(rows_of(samples)):
-            if fingerprint(fields) != wanted[row]:
+            part = difference(keys[row], checksums[row], samples.keys[row], fields)
+            if part is not None:
                 place = self.locate(int(samples.ids[row]))
                 raise DataError(
-                    "the sample is not what was written: its checksum differs; copy the "
-                    "shard again",
+                    f"the sample is not what was written: the checksum of its {part} differs; "
+                    "copy the shard again",
                     row=row,
                     shard=place.shard,
                     offset=place.offset,

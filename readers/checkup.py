@@ -14,14 +14,18 @@ from typing import Any
 
 from iopipe.errors import DataError, IopipeError, PipelineError
 from iopipe.protocols import Source, Store
-from iopipe.readers.checksums import fingerprint, load_checksums, rows_of
+from iopipe.readers.checksums import difference, load_checksums, rows_of
 from iopipe.readers.manifest import ShardEntry
 from iopipe.readers.open import Paths, find_shards, first_path, format_of, open_source
-from iopipe.readers.verify import expected_checksums, noted_shards, shard_damage
+from iopipe.readers.verify import noted_samples, noted_shards, shard_damage
 from iopipe.storage import open_store
 
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _CHUNK_SAMPLES = 64
+_REASONS = {
+    "key": "its key is not the one that was written",
+    "bytes": "its bytes are not those that were written",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,7 @@ def _verify_shard(shard: str, entry: ShardEntry | None, store: Store) -> _Shard:
         source = open_source(shard, store=store, on_error="skip")
     except DataError as error:
         return _Shard(0, num_bytes, [error])
-    damage = [*source.faults, *_damaged_samples(source, expected_checksums(source, [noted]), store)]
+    damage = [*source.faults, *_damaged_samples(source, noted_samples(source, [noted]), store)]
     num_missing = noted.shape[1] - len(source)
     if num_missing > 0:
         reason = f"{num_missing} of the {noted.shape[1]} samples that were written are missing"
@@ -115,7 +119,7 @@ def _verify_shard(shard: str, entry: ShardEntry | None, store: Store) -> _Shard:
     return _Shard(len(source), num_bytes, damage)
 
 
-def _damaged_samples(source: Source, checksums: Any, store: Store) -> list[DataError]:
+def _damaged_samples(source: Source, noted: Any, store: Store) -> list[DataError]:
     damage = []
     for first in range(0, len(source), _CHUNK_SAMPLES):
         ids = range(first, min(first + _CHUNK_SAMPLES, len(source)))
@@ -124,9 +128,11 @@ def _damaged_samples(source: Source, checksums: Any, store: Store) -> list[DataE
         except IopipeError:
             damage += [error for sample in ids if (error := _unreadable(source, sample, store))]
             continue
-        for sample, fields in zip(ids, rows_of(samples), strict=True):
-            if fingerprint(fields) != int(checksums[sample]):
-                damage.append(_at(source, sample, "its bytes are not those that were written"))
+        keys, checksums = noted[:, ids].tolist()
+        for row, fields in enumerate(rows_of(samples)):
+            part = difference(keys[row], checksums[row], samples.keys[row], fields)
+            if part is not None:
+                damage.append(_at(source, ids[row], _REASONS[part]))
     return damage
 
 

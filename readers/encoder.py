@@ -19,6 +19,8 @@ class Finished:
     """Of the samples, in the order of the first one."""
     checksums: list[int]
     """`fingerprint` of each sample's fields as the reader gives them back."""
+    stores_keys: bool = True
+    """Whether samples are read back under the keys that they were written with."""
     companions: Mapping[str, bytes] = field(default_factory=dict)
     """Files to lie beside the shard, by the suffix that their names add to the shard's."""
     siblings: Mapping[str, bytes] = field(default_factory=dict)

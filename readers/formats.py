@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from iopipe.errors import PipelineError
 from iopipe.protocols import ErrorPolicy, Source, Store
@@ -21,6 +22,7 @@ from iopipe.readers.encoder import Encoder
 _MODULES = {
     "webdataset": "iopipe.readers.webdataset",
     "arrow": "iopipe.readers.arrow",
+    "parquet": "iopipe.readers.parquet",
     "tfrecord": "iopipe.readers.tfrecord",
     "mds": "iopipe.readers.mds",
     "tokens": "iopipe.readers.tokens",
@@ -39,6 +41,8 @@ class OpenOptions:
     """What becomes of samples that are damaged when the source is opened."""
     max_sample_bytes: int = 1 << 30
     """No field and no compressed buffer may become larger than this when it is unpacked."""
+    filter: pc.Expression | None = None
+    """parquet: only rows that it holds for are samples."""
     token_dtype: Literal["uint16", "uint32"] = "uint16"
     """tokens: what a flat file holds; Megatron's index says it itself."""
     eos_token: int | None = None
@@ -52,7 +56,7 @@ class WriteOptions:
     """How shards are written; what a format has no use for is refused by it."""
 
     schema: pa.Schema | None = None
-    """Types of the columns, for arrow and parquet; None: those of the first rows."""
+    """Types of the columns, for arrow and parquet; None: those of a shard's first sample."""
     compression: str | None = None
     """As the format names it: 'lz4', 'zstd'; None: not compressed."""
     rows_per_group: int = 1024

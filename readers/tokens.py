@@ -90,7 +90,9 @@ class TokenSource:
         """Bytes as tokens: whatever is read starts and ends at whole tokens."""
         if isinstance(column, Ragged):
             size = self.dtype.itemsize
-            values = column.values.view(self.dtype)
+            # A shard that is shown as a whole may end with a part of a token.
+            whole = len(column.values) // size * size
+            values = column.values[:whole].view(self.dtype)
             return Ragged(values, column.offsets // size, column.lengths // size)
         return [np.frombuffer(value, self.dtype).data for value in column]
 
@@ -179,7 +181,12 @@ class TokensEncoder:
 
     def finish(self) -> Finished:
         index = pack_index(self._dtype or np.uint16, self._lengths)
-        return Finished(columns=(COLUMN,), checksums=self._checksums, siblings={".idx": index})
+        return Finished(
+            columns=(COLUMN,),
+            checksums=self._checksums,
+            stores_keys=False,
+            siblings={".idx": index},
+        )
 
     def _tokens(self, sample: Mapping[str, Any]) -> npt.NDArray[Any]:
         key = str(sample["__key__"])

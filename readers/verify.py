@@ -21,6 +21,8 @@ from iopipe.readers.manifest import NAME, ShardEntry, read_manifest
 
 Verify: TypeAlias = Literal["off", "shard", "sample"]
 _THREADS = 4
+_OTHER_KEY = 1
+"""Exclusive-or of a hash with this is the hash of another key."""
 
 
 def check_shards(shards: Sequence[str], store: Store) -> None:
@@ -66,36 +68,32 @@ def noted_shards(shards: Sequence[str], store: Store) -> dict[str, ShardEntry]:
 def verified(source: Source, store: Store) -> Source:
     """A source that compares each sample that it reads with its checksum."""
     noted = [load_checksums(store, shard) for shard in source.shards]
-    return VerifiedSource(source, expected_checksums(source, noted))
+    return VerifiedSource(source, noted_samples(source, noted))
 
 
-def expected_checksums(
+def noted_samples(
     source: Source, noted: Sequence[npt.NDArray[np.uint64]]
 ) -> npt.NDArray[np.uint64]:
-    """uint64 [n]: the checksum of each sample of `source`; `noted` has the sidecar of each of
-    its shards."""
+    """uint64 [2, n]: what was noted of each sample of `source`; `noted` has the sidecar of
+    each of its shards."""
     if sum(part.shape[1] for part in noted) == len(source):
-        return np.concatenate([np.empty(0, np.uint64), *(part[1] for part in noted)])
+        return np.concatenate([np.empty((2, 0), np.uint64), *noted], axis=1)
     return _aligned(source, noted)
 
 
 def _aligned(source: Source, noted: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    """The checksums of the samples that a damaged dataset still has, found by their keys."""
+    """The same for the samples that a damaged dataset still has, found by their keys; nothing
+    that a sample could have where its key was not written."""
     by_key = {
         (shard, key): checksum
         for shard, part in zip(source.shards, noted, strict=True)
         for key, checksum in zip(part[0].tolist(), part[1].tolist(), strict=True)
     }
-    checksums = np.zeros(len(source), np.uint64)
+    found = np.zeros((2, len(source)), np.uint64)
     for sample in range(len(source)):
         place = source.locate(sample)
-        try:
-            checksums[sample] = by_key[place.shard, key_hash(place.key)]
-        except KeyError as error:
-            raise DataError(
-                "the sample was not written by the writer of this shard",
-                shard=place.shard,
-                offset=place.offset,
-                key=place.key,
-            ) from error
-    return checksums
+        key = key_hash(place.key)
+        is_known = (place.shard, key) in by_key
+        found[0, sample] = key if is_known else _OTHER_KEY ^ key
+        found[1, sample] = by_key.get((place.shard, key), 0)
+    return found

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.readers.atomic import write_atomically
-from iopipe.readers.checksums import SUFFIX, key_hash, pack_checksums
+from iopipe.readers.checksums import NO_KEY, SUFFIX, key_hash, pack_checksums
 from iopipe.readers.encoder import Encoder
 from iopipe.readers.formats import Format, WriteOptions, find_format
 from iopipe.readers.manifest import NAME, Manifest, ShardEntry, write_manifest
@@ -59,7 +59,8 @@ class ShardWriter:
                 write_atomically(self._path.with_suffix(suffix), content)
             for suffix, content in finished.companions.items():
                 write_atomically(Path(f"{self._path}{suffix}"), content)
-            sidecar = pack_checksums(self._keys, finished.checksums)
+            keys = self._keys if finished.stores_keys else [NO_KEY] * len(self._keys)
+            sidecar = pack_checksums(keys, finished.checksums)
             write_atomically(Path(f"{self._path}{SUFFIX}"), sidecar)
             os.replace(self._temporary, self._path)
         entry = ShardEntry(

@@ -73,7 +73,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     if arguments.dry_run:
         plan = plan_shards(arguments.source, options)
-        print(_plan_json(plan) if arguments.json else "\n".join(_plan_lines(plan)))
+        print(plan_json(plan) if arguments.json else "\n".join(_plan_lines(plan)))
         return 0
     if arguments.ray_address and arguments.engine != "ray":
         raise PipelineError("--ray-address needs --engine ray")
@@ -174,7 +174,7 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         yield f"  ... and {plan.num_tasks - _SHOWN_TASKS:,} more"
 
 
-def _plan_json(plan: Plan) -> str:
+def plan_json(plan: Plan) -> str:
     content = {
         "schema": 1,
         "samples_per_shard": plan.samples_per_shard,

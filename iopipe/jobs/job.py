@@ -6,9 +6,11 @@ commit point; before it, any number of starts and kills leads to the same bytes.
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,8 @@ from iopipe.jobs.selection import write_selections
 from iopipe.jobs.task import Job, Reader, TaskResult
 from iopipe.jobs.work import Engine, Item
 from iopipe.protocols import Source
-from iopipe.readers import write_arrow
+from iopipe.readers import WriteOptions, write_arrow
+from iopipe.readers.formats import find_format
 from iopipe.readers.manifest import NAME, Manifest, write_manifest
 from iopipe.readers.open import Paths
 
@@ -83,9 +86,11 @@ def shard(
     """
     begun = time.monotonic()
     chosen = options or ShardOptions()
+    _check(chosen)
     target = Destination(destination)
-    with target.opened():
-        run = _Run(_as_paths(source), target, chosen, engine, num_workers, ray_address)
+    num_processes = num_workers or len(os.sched_getaffinity(0))
+    with target.opened(), closing(_engine(engine, num_processes, ray_address)) as running:
+        run = _Run(_as_paths(source), target, chosen, running)
         results = run.results(on_progress)
         run.commit(results)
     entries = [result.entry for result in results if result.entry is not None]
@@ -119,15 +124,11 @@ class _Run:
         paths: tuple[str, ...],
         target: Destination,
         options: ShardOptions,
-        engine: EngineName,
-        num_workers: int | None,
-        ray_address: str | None,
+        engine: Engine,
     ) -> None:
         self._target = target
         self._options = options
         self._engine = engine
-        self._num_workers = num_workers or len(os.sched_getaffinity(0))
-        self._ray_address = ray_address
         self._job = _job(paths, target.folder, target.url, options)
         self.source: Source = Reader(self._job).source
         self._sample_bytes = mean_sample_bytes(self.source)
@@ -146,14 +147,17 @@ class _Run:
         if todo and self._is_external():
             self._run_externally()
         progress = _Counter(plan.num_tasks, done.values(), on_progress)
+        num_rejected = len(self.source.faults) + sum(len(r.rejected) for r in done.values())
+        self._check_budget(num_rejected)
         synced = time.monotonic()
         items: Iterator[Item] = (("shard", number, 0, 0) for number in todo)
         try:
-            for result in self._engine_results(items):
+            for result in self._engine.run(self._job, items):
                 self._ledger.append(result)
                 done[result.number] = result
                 progress.add(result)
-                self._check_budget(done.values())
+                num_rejected += len(result.rejected)
+                self._check_budget(num_rejected)
                 if time.monotonic() - synced > _SYNC_SECONDS:
                     self._target.store(f"{FOLDER}/done.jsonl")
                     synced = time.monotonic()
@@ -209,7 +213,7 @@ class _Run:
     def _duplicates(self) -> Any:
         size = self._samples_per_run()
         runs = range(-(-len(self.source) // size))
-        for _ in self._engine_results(("hash", run, 0, size) for run in runs):
+        for _ in self._engine.run(self._job, (("hash", run, 0, size) for run in runs)):
             pass
         return dedup.duplicates([dedup.hashes_path(self._job, run) for run in runs])
 
@@ -230,33 +234,14 @@ class _Run:
             for number, output in enumerate(self._job.plan.outputs)
             for run in range(external.num_runs(output, size))
         )
-        for _ in self._engine_results(items):
+        for _ in self._engine.run(self._job, items):
             pass
         self._job = replace(self._job, is_external=True)
 
     def _samples_per_run(self) -> int:
         return max(1, int(_RUN_BYTES / self._sample_bytes))
 
-    # ---- running ---------------------------------------------------------------------
-
-    def _engine_results(self, items: Iterable[Item]) -> Iterator[Any]:
-        running = self._make_engine()
-        try:
-            yield from running.run(items)
-        finally:
-            running.close()
-
-    def _make_engine(self) -> Engine:
-        if self._engine == "local":
-            return LocalEngine(self._job, num_workers=self._num_workers)
-        if self._engine == "ray":
-            from iopipe.jobs.ray import RayEngine
-
-            return RayEngine(self._job, address=self._ray_address, num_workers=self._num_workers)
-        raise PipelineError(f"engine is {self._engine!r}; use 'local' or 'ray'")
-
-    def _check_budget(self, results: Iterable[TaskResult]) -> None:
-        num_rejected = sum(len(result.rejected) for result in results) + len(self.source.faults)
+    def _check_budget(self, num_rejected: int) -> None:
         if num_rejected > self._options.max_errors:
             raise ErrorBudgetExceeded(
                 f"{num_rejected} samples were rejected, allowed are {self._options.max_errors}; "
@@ -320,6 +305,26 @@ class _Counter:
             num_samples=now.num_samples + result.num_read,
             num_bytes=now.num_bytes + result.num_bytes,
         )
+
+
+def _check(options: ShardOptions) -> None:
+    """Refuse what no worker could do, before anything is begun."""
+    found = find_format(options.format)
+    if found.encoder is None:
+        raise PipelineError(f"format {found.name!r} can only be read; write another one")
+    found.encoder(io.BytesIO(), WriteOptions(compression=options.compression))
+    for transform in options.transforms:
+        transform.build()
+
+
+def _engine(name: EngineName, num_workers: int, ray_address: str | None) -> Engine:
+    if name == "local":
+        return LocalEngine(num_workers=num_workers)
+    if name == "ray":
+        from iopipe.jobs.ray import RayEngine
+
+        return RayEngine(address=ray_address, num_workers=num_workers)
+    raise PipelineError(f"engine is {name!r}; use 'local' or 'ray'")
 
 
 def _as_paths(source: Paths) -> tuple[str, ...]:

@@ -25,39 +25,47 @@ _handlers: dict[str, Handler] = {}
 class RayEngine:
     """Connects to the cluster at `address`, or starts a local one of `num_workers` CPUs."""
 
-    def __init__(self, job: Job, *, address: str | None, num_workers: int) -> None:
+    def __init__(self, *, address: str | None, num_workers: int) -> None:
         try:
             import ray
         except ImportError as error:
             raise MissingDependency("engine='ray' needs ray: pip install 'iopipe[ray]'") from error
         self._ray = ray
-        self._owns_cluster = not ray.is_initialized()
-        if self._owns_cluster:
-            ray.init(
-                address=address,
-                num_cpus=num_workers if address is None else None,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        self._job = ray.put(job)
-        self._do = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_do)
+        self._address = address
+        self._num_workers = num_workers
+        self._owns_cluster = False
 
-    def run(self, items: Iterable[Item]) -> Iterator[Any]:
+    def run(self, job: Job, items: Iterable[Item]) -> Iterator[Any]:
         """The results as they come.  Ray repeats the task of a worker that died, three times;
         then that is a `WorkerError`."""
+        self._connect()
         ray = self._ray
+        do = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_do)
+        shared = ray.put(job)
         waiting = iter(items)
         num_ahead = _ITEMS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        pending = [self._do.remote(self._job, item) for item in islice(waiting, num_ahead)]
+        pending = [do.remote(shared, item) for item in islice(waiting, num_ahead)]
         try:
             while pending:
                 done, pending = ray.wait(pending, num_returns=1)
-                pending += [self._do.remote(self._job, item) for item in islice(waiting, 1)]
+                pending += [do.remote(shared, item) for item in islice(waiting, 1)]
                 yield self._value(done[0])
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+
+    def _connect(self) -> None:
+        """When there is something to do: starting a cluster takes seconds."""
+        if self._ray.is_initialized():
+            return
+        self._owns_cluster = True
+        self._ray.init(
+            address=self._address,
+            num_cpus=self._num_workers if self._address is None else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
 
     def close(self) -> None:
         """Shut down the cluster that was started here; leave one that was joined."""

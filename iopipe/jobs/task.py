@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.jobs.options import ShardOptions
@@ -26,6 +27,7 @@ from iopipe.readers.writing import ShardWriter
 from iopipe.storage import open_store
 
 _CHUNK_SAMPLES = 64
+_KEY = "__key__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class Worker:
     def run(self, number: int) -> TaskResult:
         """Write the shard of task `number`; whatever was there before is replaced."""
         task = self._job.plan.task(number)
-        writing = _Writing(self._job, task, self._transforms)
+        writing = _Writing(self._job, task, self._transforms, self._schema())
         try:
             for samples, rejected in self._chunks(task):
                 writing.add(samples, rejected)
@@ -159,6 +161,14 @@ class Worker:
         except BaseException:
             writing.discard()
             raise
+
+    def _schema(self) -> pa.Schema | None:
+        """What formats with typed columns keep of the source's types; None where a transform
+        makes other ones, or the format has none."""
+        is_typed = self._job.options.format in ("arrow", "parquet")
+        if self._transforms or not is_typed:
+            return None
+        return pa.schema([(_KEY, pa.string()), *self.reader.source.schema])
 
     def _chunks(self, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], list[Rejection]]]:
         if self._job.is_external:
@@ -176,10 +186,13 @@ class Worker:
 class _Writing:
     """The shard of a task while it is written."""
 
-    def __init__(self, job: Job, task: Task, transforms: Sequence[Transform]) -> None:
+    def __init__(
+        self, job: Job, task: Task, transforms: Sequence[Transform], schema: pa.Schema | None
+    ) -> None:
         self._job = job
         self._task = task
         self._transforms = transforms
+        self._schema = schema
         self._format = find_format(job.options.format)
         self._path = Path(job.folder, task.output.folder, shard_name(job.options, task.shard))
         self._writer: ShardWriter | None = None
@@ -190,7 +203,9 @@ class _Writing:
         for position, sample in self._transformed(samples):
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                options = WriteOptions(compression=self._job.options.compression)
+                options = WriteOptions(
+                    compression=self._job.options.compression, schema=self._schema
+                )
                 self._writer = ShardWriter(self._path, self._format, options)
             try:
                 self._writer.write(self._named(sample))

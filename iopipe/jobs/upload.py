@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from iopipe.errors import PipelineError, StorageError
 
 
@@ -27,6 +25,8 @@ def upload(url: str, folder: Path, names: list[str]) -> None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
+    import fsspec  # takes 50 ms, which only a URL is worth
+
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -18,10 +18,11 @@ or ('hash', run, 0, samples per run)."""
 
 
 class Engine(Protocol):
-    """Runs items somewhere, in any order."""
+    """Runs items somewhere, in any order; one run after the other."""
 
-    def run(self, items: Iterable[Item]) -> Iterator[Any]:
-        """The results as they come; the first error ends the run and is raised."""
+    def run(self, job: Job, items: Iterable[Item]) -> Iterator[Any]:
+        """The results as they come; the first error ends the run and is raised.  After a run
+        that did not come to its end the engine can only be closed."""
         ...
 
     def close(self) -> None:

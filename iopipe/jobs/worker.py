@@ -8,31 +8,35 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from iopipe.jobs.task import Job
 from iopipe.jobs.work import Handler
 
 
 def main(descriptor: int) -> None:
-    """Answer items with ('done', result) or ('failed', error) until the pipe ends."""
+    """Answer items with ('done', result) or ('failed', error) until the pipe ends; a job that
+    comes instead is what the items after it belong to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.signal(signal.SIGTERM, _leave)
-    with Connection(descriptor) as pipe:
-        try:
-            handler: Handler | None = None
-            job = pipe.recv()
-            while True:
-                item = pipe.recv()
-                answer: tuple[str, Any]
-                try:
-                    handler = handler or Handler(job)
-                    answer = ("done", handler(item))
-                except Exception as error:
-                    answer = ("failed", error)
-                pipe.send(answer)
-        except (EOFError, BrokenPipeError):
-            return
+    with Connection(descriptor) as pipe, suppress(EOFError, BrokenPipeError):
+        job = pipe.recv()
+        handler: Handler | None = None
+        while True:
+            message = pipe.recv()
+            if isinstance(message, Job):
+                job, handler = message, None
+                continue
+            answer: tuple[str, Any]
+            try:
+                handler = handler or Handler(job)
+                answer = ("done", handler(message))
+            except Exception as error:
+                answer = ("failed", error)
+            pipe.send(answer)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could be unfinished
 
 
 def _leave(number: int, frame: Any) -> None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -137,6 +139,35 @@ def test_a_worker_that_dies_costs_its_shard_only(
     assert once.exists() and report.num_samples == 40
     shard(texts, tmp_path / "same", options, num_workers=2)
     assert tree(tmp_path / "out") == tree(tmp_path / "same")
+
+
+def test_workers_serve_all_passes_and_leave_in_peace(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import atexit\n"
+        "def leave():\n"
+        f"    open({str(tmp_path)!r} + f'/left-{{os.getpid()}}', 'w').close()\n"
+        "atexit.register(leave)\n"
+        "def work(sample):\n"
+        f"    open({str(tmp_path)!r} + f'/ran-{{os.getpid()}}', 'w').close()\n"
+        "    return sample\n"
+    )
+    crashing = _crashing(tmp_path, monkeypatch, code)
+    options = replace(crashing, shuffle_seed=1, shuffle_method="external", dedup=True)
+    started: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments, **options))
+        return started[-1]  # type: ignore[no-any-return]
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    assert shard(texts, tmp_path / "out", options, num_workers=1).num_samples == 30
+    assert len(started) == 1
+    (ran,) = tmp_path.glob("ran-*")
+    assert (tmp_path / ran.name.replace("ran", "left")).exists()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_shard_that_kills_its_workers_is_named(

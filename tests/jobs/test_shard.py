@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -144,6 +145,24 @@ def test_a_finished_job_is_not_done_again_and_another_one_is_refused(
         shard(texts, texts)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"format": "folder"}, "can only be read"),
+        ({"compression": "zstd"}, "neither compression"),
+        ({"transforms": (TransformSpec(name="map", options={"function": "no:such"}),)}, "no"),
+        ({"transforms": (TransformSpec(name="images", options={"quality": 0}),)}, "quality is 0"),
+    ],
+)
+def test_what_no_worker_can_do_is_refused_before_anything_is_begun(
+    texts: Path, tmp_path: Path, wrong: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(PipelineError, match=reason):
+        shard(texts, tmp_path / "out", ShardOptions(**wrong), num_workers=1)
+    assert not (tmp_path / "out").exists()
+    assert shard(texts, tmp_path / "out", ShardOptions(), num_workers=1).num_samples == 40
+
+
 def test_damaged_samples_are_listed_or_raised(texts: Path, tmp_path: Path) -> None:
     def damaged(sample: str) -> ShardOptions:
         mapped = TransformSpec(name="images", options={"resize": 8})
@@ -154,6 +173,10 @@ def test_damaged_samples_are_listed_or_raised(texts: Path, tmp_path: Path) -> No
     with pytest.raises(ErrorBudgetExceeded, match="40 samples were rejected, allowed are 3"):
         options = ShardOptions(transforms=damaged("skip").transforms, on_error="skip", max_errors=3)
         shard(texts, tmp_path / "b", options, num_workers=1)
+    for _ in range(2):  # no number of starts gets round the budget
+        with pytest.raises(ErrorBudgetExceeded):
+            shard(texts, tmp_path / "b", options, num_workers=1)
+    assert not (tmp_path / "b" / "manifest.json").exists()
     report = shard(texts, tmp_path / "c", damaged("skip"), num_workers=1)
     assert (report.num_samples, report.num_rejected) == (0, 40)
     with pa.memory_map(str(tmp_path / "c" / "rejected.arrow")) as file:
