@@ -88,12 +88,12 @@ def try_compile(
     builds: Sequence[Build], *, sms: Sequence[int], num_processes: int = 1
 ) -> list[list[Compiled | CompileError]]:
     """As `compile_ahead`, with the error in the place of what failed."""
-    builds = list(builds)
     shares = [share for n in range(num_processes) if (share := builds[n::num_processes])]
     answers: list[list[Compiled | CompileError]] = [[] for _ in builds]
     with concurrent.futures.ThreadPoolExecutor(max(1, len(shares))) as threads:
-        for first, share in enumerate(threads.map(lambda part: _in_process(part, sms), shares)):
-            answers[first::num_processes] = share
+        rows = threads.map(lambda share: _in_process(share, sms), shares)
+        for first, row in enumerate(rows):
+            answers[first::num_processes] = row
     return answers
 
 
