@@ -34,7 +34,8 @@ def resolve(kernel: Kernel, problem: Problem) -> Config:
     if _observer is not None:
         _observer(kernel, problem)
     shape = problem.shape
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    device = torch.cuda.current_device() if initialised else None
     key = (kernel.name, device, problem.dtypes, *shape, *map(int, shape.values()))
     choice = _choices.get(key)
     return _choose(kernel, problem, key) if choice is None else choice
