@@ -137,5 +137,5 @@ def _spilling(codes: Mapping[str, Sequence[tuple[Build, Compiled]]]) -> dict[str
 def resident_warps(code: Compiled, *, num_warps: int, shared_bytes: int) -> int:
     """Of the 64 warps a multiprocessor holds, how many its registers and memory allow."""
     by_registers = _REGISTERS // max(1, code.registers * _WARP_THREADS * num_warps)
-    by_shared = shared_bytes // max(1, code.shared_bytes)
+    by_shared = shared_bytes // code.shared_bytes if code.shared_bytes else _WARPS
     return min(_WARPS, num_warps * min(by_registers, by_shared))

@@ -26,7 +26,7 @@ _BESIDE_ROUNDS = 5
 _FINALISTS = 3
 _TIE = 1.02
 """Times this near are equal; the one that is faster beside a matrix product wins."""
-_WORTHWHILE = 0.99
+_WORTHWHILE = 0.98
 """Of the heuristic's time: what a configuration must reach to take its place."""
 
 
@@ -130,10 +130,13 @@ def _medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _best(timed: Mapping[str, Timed], heuristic: Timed) -> Timed:
-    fastest = min(one.microseconds for one in timed.values())
-    tied = [one for one in timed.values() if one.microseconds <= _TIE * fastest]
-    best = min(tied, key=lambda one: one.beside.microseconds)
-    return best if best.microseconds < _WORTHWHILE * heuristic.microseconds else heuristic
+    limit = _WORTHWHILE * heuristic.microseconds
+    better = [one for one in timed.values() if one.microseconds < limit]
+    if not better:
+        return heuristic
+    fastest = min(one.microseconds for one in better)
+    tied = [one for one in better if one.microseconds <= _TIE * fastest]
+    return min(tied, key=lambda one: one.beside.microseconds)
 
 
 def _bound_by(case: Case, chosen: Timed, codes: Mapping[str, Compiled], rig: Rig) -> str:

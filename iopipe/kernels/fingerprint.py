@@ -10,7 +10,7 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from iopipe.kernels.configs import Kernel
@@ -20,13 +20,26 @@ _PLAIN = (bool, int, float, str, tuple)
 
 
 def fingerprint(kernel: Kernel) -> str:
-    """16 hexadecimal digits of SHA-256 over the kernel's functions."""
+    """16 hexadecimal digits of SHA-256 over the kernel's functions and those they call."""
     digest = hashlib.sha256()
-    for function in kernel.functions:
-        plain = getattr(function, "fn", function)  # what @triton.jit was put on
-        digest.update(normalised(inspect.getsource(plain)).encode())
-        digest.update(repr(sorted(_constants(plain))).encode())
+    for function in _reached(kernel.functions):
+        digest.update(normalised(inspect.getsource(function)).encode())
+        digest.update(repr(sorted(_constants(function))).encode())
     return digest.hexdigest()[:16]
+
+
+def _reached(functions: Sequence[Any]) -> list[Any]:
+    """The plain functions behind these and behind every other one that they name."""
+    found: dict[str, Any] = {}
+    waiting = [function.fn for function in functions]
+    while waiting:
+        function = waiting.pop()
+        name = f"{function.__module__}.{function.__qualname__}"
+        if name not in found and not name.startswith("triton."):
+            found[name] = function
+            named = (function.__globals__.get(name) for name in function.__code__.co_names)
+            waiting += [value.fn for value in named if hasattr(value, "fn")]
+    return [found[name] for name in sorted(found)]
 
 
 def normalised(source: str) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import triton
 import triton.language as tl
-from fakes.scale_cast import KERNEL, scale_cast_kernel
+from fakes.scale_cast import KERNEL, scale_cast_kernel, scaled
 
 from iopipe.kernels.configs import Kernel
 from iopipe.kernels.fingerprint import fingerprint, normalised
@@ -24,6 +24,10 @@ FACTOR = tl.constexpr(3)
 @triton.jit  # type: ignore[untyped-decorator]
 def tripled(x):  # type: ignore[no-untyped-def]
     return x * FACTOR
+
+
+def _halved(x, scale):  # type: ignore[no-untyped-def]
+    return x.to(tl.float32) * (scale / 2)
 
 
 def test_comments_docstrings_and_layout_do_not_count() -> None:
@@ -57,9 +61,12 @@ def test_the_text_is_the_same_in_every_python() -> None:
 
 
 def test_helpers_and_constants_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = dataclasses.replace(KERNEL, functions=(scale_cast_kernel,))
-    assert fingerprint(alone) != fingerprint(KERNEL)
-    assert len(fingerprint(KERNEL)) == 16
+    before = fingerprint(KERNEL)
+    assert len(before) == 16
+    called_only = dataclasses.replace(KERNEL, functions=(scale_cast_kernel,))
+    assert fingerprint(called_only) == before, "what is called is found"
+    monkeypatch.setattr(scaled, "fn", _halved)
+    assert fingerprint(KERNEL) != before
     kernel = Kernel(
         name="tripled",
         functions=(tripled,),
@@ -67,5 +74,6 @@ def test_helpers_and_constants_count(monkeypatch: pytest.MonkeyPatch) -> None:
         candidates=KERNEL.candidates,
     )
     before = fingerprint(kernel)
+    assert before == fingerprint(kernel)
     monkeypatch.setitem(globals(), "FACTOR", tl.constexpr(4))
     assert fingerprint(kernel) != before
