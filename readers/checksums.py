@@ -62,7 +62,9 @@ def _update(state: xxhash.xxh3_64 | xxhash.xxh3_128, fields: Mapping[str, Any]) 
 
 
 def _content(value: Any) -> tuple[bytes, bytes | memoryview]:
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes):
+        return b"b", value
+    if isinstance(value, bytearray | memoryview):
         view = memoryview(value)
         return b"b", view.cast("B") if view.contiguous and view.nbytes else view.tobytes()
     if isinstance(value, str):

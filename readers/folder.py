@@ -72,6 +72,7 @@ class FolderSource:
         """Names of the classes, by their number; empty where there are none."""
         self.shards = (folder,)
         self.columns = tuple(columns or found)
+        self._places = [found.index(name) for name in self.columns if name != CLASS]
         types = {CLASS: pa.int64()} if self._listing.labels is not None else {}
         self.schema = pa.schema([(name, types.get(name, pa.binary())) for name in self.columns])
         self.faults: Sequence[DataError] = ()
@@ -120,9 +121,8 @@ class FolderSource:
 
     def _paths(self, sample: int) -> list[str]:
         """The files of the columns that are read, in their order."""
-        files = dict(zip(self._listing.columns, self._listing.files[sample], strict=True))
-        names = [name for name in self.columns if name != CLASS]
-        return [os.path.join(self._root, files[name]) for name in names]
+        files = self._listing.files[sample]
+        return [f"{self._root}/{files[place]}" for place in self._places]
 
     def _content(self, path: str) -> bytes:
         """A whole file, in four system calls: asking for one byte more proves its end."""

@@ -10,14 +10,16 @@ import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from iopipe.errors import PipelineError
 from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.readers.encoder import Encoder
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
 
 _MODULES = {
     "webdataset": "iopipe.readers.webdataset",

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.protocols import Int64Array, Store
-from iopipe.readers.grouping import group
 from iopipe.readers.shard_index import Fault, IndexBuilder, ShardIndex, split_name
 from iopipe.readers.sidecar import find_sidecars, seal, store_sidecar, unseal
 from iopipe.readers.tar import BLOCK_BYTES
@@ -27,6 +26,8 @@ FORMAT_VERSION = 2
 
 def build_index(store: Store, path: str) -> ShardIndex:
     """Find the members of a tar shard and group them."""
+    from iopipe.readers.grouping import group  # brings pyarrow.compute: 40 ms
+
     members = scan(store, path)
     index = group(members)
     if index is not None:

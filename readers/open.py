@@ -7,7 +7,6 @@ shards of one source are all of one format.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -130,7 +129,7 @@ def _matching(pattern: str, store: Store) -> list[str]:
     if pattern.endswith("/" + manifest.NAME) or pattern == manifest.NAME:
         return _listed(pattern, store)
     local = store.local_path(pattern)
-    if local is not None and os.path.isdir(local):
+    if pattern.endswith("/") or (local is not None and os.path.isdir(local)):
         return _in_folder(pattern.rstrip("/"), store)
     store.size(pattern)  # a missing shard is an error now, by name
     return [pattern]
@@ -140,9 +139,9 @@ def _in_folder(folder: str, store: Store) -> list[str]:
     listed = store.glob(f"{_escaped(folder)}/{manifest.NAME}")
     if listed:
         return _listed(f"{folder}/{manifest.NAME}", store)
+    found = store.glob(f"{_escaped(folder)}/*")
     suffixes = [suffix for known in all_formats() for suffix in known.suffixes]
-    found = [store.glob(f"{_escaped(folder)}/*{suffix}") for suffix in suffixes]
-    shards = list(itertools.chain(*found))
+    shards = [shard for suffix in suffixes for shard in found if shard.endswith(suffix)]
     local = store.local_path(folder) or folder
     is_dataset = not shards and any(known.is_content(b"", local) for known in all_formats())
     return [local] if is_dataset else shards

@@ -50,6 +50,8 @@ class HashedFile:
         while rest:
             num_written = os.writev(self._descriptor, pieces)
             rest -= num_written
+            if not rest:
+                return
             while pieces and num_written >= len(pieces[0]):
                 num_written -= len(pieces.pop(0))
             if num_written:

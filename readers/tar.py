@@ -201,17 +201,17 @@ def padding(num_bytes: int) -> bytes:
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 
 
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = (bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2).ljust(355, b"\0")
+_CONSTANT_SUM = sum(_OWNER + _TIME + b" " * 8 + _REST)
+"""The checksum's own field counts as spaces."""
+
+
 def _ustar(name: bytes, num_bytes: int, kind: bytes) -> bytes:
-    fields = (
-        name.ljust(100, b"\0"),
-        b"0000644\0" + b"0000000\0" * 2,
-        b"%011o\0" % num_bytes,
-        b"00000000000\0",
-        b" " * 8,
-        kind + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2,
-    )
-    header = b"".join(fields).ljust(BLOCK_BYTES, b"\0")
-    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    size = b"%011o\0" % num_bytes
+    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(size) + kind[0])
+    return b"".join((name.ljust(100, b"\0"), _OWNER, size, _TIME, checksum, kind, _REST))
 
 
 def _pax_record(key: bytes, value: bytes) -> bytes:

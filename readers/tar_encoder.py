@@ -36,6 +36,7 @@ class TarEncoder:
         self._columns: tuple[str, ...] = ()
         self._checksums: list[int] = []
         self._marks = (b"", b"")
+        self._padding = b""  # of the last member, written with what follows it
         self.num_bytes = 0
 
     def write(self, sample: Mapping[str, Any]) -> None:
@@ -44,21 +45,20 @@ class TarEncoder:
             name: _as_bytes(name, value, key) for name, value in sample.items() if name != "__key__"
         }
         self._check(key, fields)
-        parts: list[bytes] = []
         for name, content in fields.items():
             header = header_blocks(f"{key}.{name}", len(content))
             offset = self.num_bytes + len(header)
             self._builder.add(key, name, Member(f"{key}.{name}", offset, len(content)))
-            parts += (header, content, padding(len(content)))
-            self.num_bytes = offset + len(content) + len(parts[-1])
+            self._sink.write(self._padding + header)
+            self._sink.write(content)
+            self._padding = padding(len(content))
+            self.num_bytes = offset + len(content) + len(self._padding)
             last = header[-BLOCK_BYTES:]
             self._marks = (self._marks[0] or header[:BLOCK_BYTES], last)
-        for part in parts:
-            self._sink.write(part)
         self._checksums.append(fingerprint(fields))
 
     def finish(self) -> Finished:
-        self._sink.write(END_OF_ARCHIVE)
+        self._sink.write(self._padding + END_OF_ARCHIVE)
         self.num_bytes += len(END_OF_ARCHIVE)
         first, last = self._marks
         marks = (first or END_OF_ARCHIVE[:BLOCK_BYTES]) + (last or END_OF_ARCHIVE[:BLOCK_BYTES])

@@ -46,8 +46,12 @@ class ShardWriter:
         return len(self._keys)
 
     def write(self, sample: Mapping[str, Any]) -> None:
-        with _writing(self._path):
+        try:
             self._encoder.write(sample)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise _named(error, self._path) from error
         self._keys.append(key_hash(str(sample.get("__key__", len(self._keys)))))
 
     def complete(self) -> tuple[ShardEntry, tuple[str, ...]]:
@@ -79,16 +83,18 @@ class ShardWriter:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """A full disk or a lost permission names the shard."""
     try:
         yield
+    except StorageError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(
-            f"cannot write {str(path)!r}: {reason}; make room or choose another folder"
-        ) from error
+        raise _named(error, path) from error
+
+
+def _named(error: OSError, path: Path) -> StorageError:
+    """A full disk or a lost permission, with the shard's name."""
+    reason = (error.strerror or str(error)).lower()
+    return StorageError(f"cannot write {str(path)!r}: {reason}; make room or choose another folder")
 
 
 class DatasetWriter:

@@ -26,6 +26,10 @@ class Destination:
         name = os.fspath(place)
         self.url = name.rstrip("/") if "://" in name and not name.startswith("file://") else None
         self.name = name
+        if name.startswith("memory://"):
+            raise PipelineError(
+                f"{name!r} is the memory of one process, and workers are others; choose a folder"
+            )
         if self.url is None:
             self.folder = Path(name.removeprefix("file://"))
         else:

@@ -26,9 +26,15 @@ _MAX_DEATHS = 3
 _PATIENCE_SECONDS = 10.0
 _EARLY_WORKERS = 2
 """Small jobs have no use for more."""
-_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(64 << 20)}
-"""For glibc's malloc (mallopt(3)): samples come and go by megabytes.  Given back each time,
-their pages are faulted in again, 3,000 to 5,000 for 100 MB of photographs."""
+_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "OMP_NUM_THREADS": "1",
+}
+"""What workers get unless the user says otherwise.  glibc's malloc (mallopt(3)) keeps its
+memory: samples come and go by megabytes, and given back each time their pages are faulted in
+again, 3,000 to 5,000 for 100 MB of photographs.  There is a worker for each CPU, so none of
+them needs the threads that BLAS and others start for each CPU on import."""
 
 
 class _Process:
@@ -44,7 +50,7 @@ class _Process:
                 [sys.executable, "-m", "iopipe.jobs.worker", str(descriptor)],
                 pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
-                env={**_KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
     def start(self, job: Job, item: Item) -> None:

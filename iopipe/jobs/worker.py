@@ -6,6 +6,7 @@ pipe, so that no worker outlives its job.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from contextlib import suppress
@@ -31,12 +32,18 @@ def main(descriptor: int) -> None:
                 continue
             answer: tuple[str, Any]
             try:
-                handler = handler or Handler(job)
+                handler = handler or _handler(job)
                 answer = ("done", handler(message))
             except Exception as error:
                 answer = ("failed", error)
             pipe.send(answer)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could be unfinished
+
+
+def _handler(job: Job) -> Handler:
+    handler = Handler(job)
+    gc.freeze()  # what is there now stays: the collector need not look at it again and again
+    return handler
 
 
 def _leave(number: int, frame: Any) -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from fuzz.hostile import hostile_indexes, hostile_json, hostile_tars
 from fuzz.mutate import File, mutated
 from fuzz.reseal import reseal_checksums, reseal_index, reseal_tar, reseal_tfrecord
 from hypothesis import strategies as st
 
 from iopipe.readers import DatasetWriter, open_source
-from iopipe.readers.arrow import write_arrow
 from iopipe.readers.checksums import SUFFIX as CHECKSUMS
 from iopipe.readers.checksums import fingerprint, rows_of
-from iopipe.readers.formats import OpenOptions, WriteOptions, all_formats, find_format
+from iopipe.readers.formats import OpenOptions, WriteOptions, all_formats
 from iopipe.readers.sidecar import SUFFIX as INDEX
 from iopipe.storage import PosixStore
 
@@ -55,6 +55,8 @@ class Target:
     """OpenOptions."""
     opened: str = "manifest.json"
     """Name of the file that is opened."""
+    has_exact_ranges: bool = True
+    """Whether `ranges` knows where the samples lie, and does not guess from an index."""
     is_verifiable: bool = True
     """Whether there are checksums of samples."""
 
@@ -126,6 +128,7 @@ def _typed_sample(number: int) -> dict[str, Any]:
         "score": number / 3,
         "list": [number] * (number + 1),
         "name": ["a", "b"][number % 2],
+        "box": np.full((2, 2), number, np.int16),
     }
 
 
@@ -155,15 +158,25 @@ def _writer(format: str, compression: str | None = None) -> Callable[[Path], Non
     return write
 
 
-def _write_arrow(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    write_arrow(
-        folder / "0.arrow", (_typed_sample(n) for n in range(NUM_SAMPLES)), rows_per_batch=4
-    )
+def _write_arrow_stream(folder: Path) -> None:
+    """By pyarrow itself, with a dictionary and buffers that are packed."""
+    names = pa.array([_typed_sample(number)["name"] for number in range(NUM_SAMPLES)])
+    columns = {
+        "__key__": [f"key{number}" for number in range(NUM_SAMPLES)],
+        "data": [_sample(number)["data"] for number in range(NUM_SAMPLES)],
+        "name": names.dictionary_encode(),
+        "list": [[number] * number for number in range(NUM_SAMPLES)],
+    }
+    table = pa.table(columns)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with (
+        open(folder / "0.arrow", "wb") as file,
+        pa.ipc.new_stream(file, table.schema, options=options) as writer,
+    ):
+        writer.write_table(table, max_chunksize=4)
 
 
 def _write_flat(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
     tokens = np.arange(NUM_SAMPLES * 10, dtype="<u2") % 10
     (folder / "flat.bin").write_bytes(tokens.tobytes())
 
@@ -200,14 +213,13 @@ def targets() -> Iterator[Target]:
             options=options,
             is_verifiable=False,
         )
-    if find_format("arrow").encoder is None:
-        yield Target(
-            name="arrow",
-            write=_write_arrow,
-            damaged="0.arrow",
-            opened="0.arrow",
-            is_verifiable=False,
-        )
+    yield Target(
+        name="arrow-stream",
+        write=_write_arrow_stream,
+        damaged="0.arrow",
+        opened="0.arrow",
+        is_verifiable=False,
+    )
     yield from _mds_targets()
 
 
@@ -242,6 +254,7 @@ def _mds_targets() -> Iterator[Target]:
             write=_write_mds(compression),
             damaged=f"*{suffix}",
             opened="index.json",
+            has_exact_ranges=False,
             is_verifiable=False,
         )
         yield Target(
@@ -249,6 +262,7 @@ def _mds_targets() -> Iterator[Target]:
             write=_write_mds(compression),
             damaged="index.json",
             opened="index.json",
+            has_exact_ranges=False,
             hostile=hostile_json,
             is_verifiable=False,
         )

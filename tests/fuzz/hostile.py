@@ -7,6 +7,7 @@ framing is right, so that what is wrong is what the reader has to notice.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pyarrow as pa
@@ -132,9 +133,9 @@ def hostile_json(draw: st.DrawFn, data: bytes) -> bytes:
         holder, key = draw(st.sampled_from(list(_places(document)) or [(None, None)]))
         change = draw(st.sampled_from(["replace", "replace", "remove", "repeat"]))
         if holder is None:
-            document = draw(_VALUES)
+            document = deepcopy(draw(_VALUES))
         elif change == "replace":
-            holder[key] = draw(_VALUES)
+            holder[key] = deepcopy(draw(_VALUES))
         elif change == "remove":
             del holder[key]
         elif isinstance(holder, list):
