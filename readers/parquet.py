@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -24,8 +24,7 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
-from iopipe.readers.arrow_encoder import BatchBuilder
-from iopipe.readers.encoder import Finished
+from iopipe.readers.arrow_encoder import BatchEncoder
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
 from iopipe.readers.parquet_footer import RowGroup, dictionary_bytes, read_row_groups
 from iopipe.readers.rows import Rows
@@ -278,39 +277,15 @@ def _opened(path: str, store: Store, metadata: Any) -> pq.ParquetFile:
     )
 
 
-class ParquetEncoder:
-    """An `Encoder` for Parquet: `rows_per_group` rows a row group; `compression` is snappy,
-    zstd, lz4 or gzip, none by default."""
-
-    def __init__(self, sink: BinaryIO, options: WriteOptions) -> None:
-        if options.compression not in (None, "snappy", "zstd", "lz4", "gzip"):
-            raise PipelineError(f"compression is {options.compression!r}; use 'zstd' or 'lz4'")
-        self._sink: Any = sink
-        self._compression: Any = options.compression or "none"
-        self._rows_per_group = options.rows_per_group
-        self._builder = BatchBuilder(options.schema)
-        self._writer: Any = None
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self._sink.tell()) + self._builder.num_pending_bytes
-
-    def write(self, sample: Mapping[str, Any]) -> None:
-        self._builder.add(sample)
-        if len(self._builder) == self._rows_per_group:
-            self._flush()
-
-    def finish(self) -> Finished:
-        if len(self._builder) or self._writer is None:
-            self._flush()
-        self._writer.close()
-        return Finished(columns=self._builder.columns, checksums=self._builder.checksums)
-
-    def _flush(self) -> None:
-        batch = self._builder.batch()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._sink, batch.schema, compression=self._compression)
-        self._writer.write_batch(batch)
+def parquet_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:
+    """Encodes Parquet, a batch a row group; `compression` is snappy, zstd, lz4 or gzip, none by
+    default."""
+    if options.compression not in (None, "snappy", "zstd", "lz4", "gzip"):
+        raise PipelineError(f"compression is {options.compression!r}; use 'zstd' or 'lz4'")
+    compression: Any = options.compression or "none"
+    return BatchEncoder(
+        sink, options, lambda file, schema: pq.ParquetWriter(file, schema, compression=compression)
+    )
 
 
 def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
@@ -322,5 +297,5 @@ FORMAT = Format(
     suffixes=(".parquet",),
     is_content=lambda head, path: head.startswith(_MAGIC),
     open=_open,
-    encoder=ParquetEncoder,
+    encoder=parquet_encoder,
 )

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from iopipe.errors import StorageError
 from iopipe.jobs.plan import Output, Task
 from iopipe.jobs.task import Job, Reader, Rejection
 from iopipe.jobs.transform import Sample
@@ -122,6 +123,11 @@ def gathered(job: Job, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], l
             ]
             if task.shard in header["shards"]:
                 rows += _rows(reader.get_batch(header["shards"].index(task.shard)))
+    if len(rows) + len(rejected) != task.last - task.first:
+        raise StorageError(
+            f"{len(rows) + len(rejected)} of {task.last - task.first} samples of shard "
+            f"{task.shard} are in the runs in {job.scratch!r}; all workers must see this folder"
+        )
     rows.sort(key=lambda row: row[0])
     yield [], rejected
     for start in range(0, len(rows), _CHUNK_SAMPLES):

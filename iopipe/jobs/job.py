@@ -88,7 +88,9 @@ def shard(
     chosen = options or ShardOptions()
     _check(chosen)
     target = Destination(destination)
-    num_processes = num_workers or len(os.sched_getaffinity(0))
+    num_processes = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    if num_processes < 1:
+        raise PipelineError(f"num_workers is {num_processes}; give 1 or more")
     with target.opened(), closing(_engine(engine, num_processes, ray_address)) as running:
         run = _Run(_as_paths(source), target, chosen, running)
         results = run.results(on_progress)

@@ -24,11 +24,19 @@ from iopipe.readers import DatasetWriter
 Tree = Callable[[Path], dict[str, bytes]]
 
 
+_COMMAND = """
+import signal, sys
+from iopipe.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
+sys.exit(main())
+"""
+
+
 def _start(
     source: Path, out: Path, *, errors: int = subprocess.DEVNULL, **options: str
 ) -> subprocess.Popen[bytes]:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "iopipe.cli", "shard", str(source), str(out), *arguments]
+    command = [sys.executable, "-c", _COMMAND, "shard", str(source), str(out), *arguments]
     return subprocess.Popen(command, stderr=errors, start_new_session=True)
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from iopipe.cli import main
-from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError, StateError
-from iopipe.jobs import ShardOptions, TransformSpec, plan_shards, shard
+from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError, StateError, StorageError
+from iopipe.jobs import ShardOptions, TransformSpec, external, plan_shards, shard
 from iopipe.jobs.options import ShuffleMethod
 from iopipe.jobs.plan import Output, Plan
 from iopipe.jobs.selection import split_of
@@ -72,6 +72,18 @@ def test_the_same_bytes_for_any_number_of_workers_and_either_shuffle(
     in_order = sorted(keys)
     assert keys == [in_order[i] for i in permute(np.arange(60), 60, (4, 0))]
     assert not list((tmp_path / "2" / ".iopipe-job").glob("run-*"))
+
+
+def test_a_run_that_a_worker_does_not_see_is_an_error(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iopipe.jobs.job._RUN_BYTES", 200)
+    num_runs = external.num_runs
+    monkeypatch.setattr(external, "num_runs", lambda output, size: num_runs(output, size) - 1)
+    options = ShardOptions(shuffle_seed=2, shuffle_method="external", shard_samples=40)
+    with pytest.raises(StorageError, match=r"of 40 samples of shard 0 .*must see this folder"):
+        shard(texts, tmp_path / "out", options, num_workers=1)
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_copies_are_shuffled_differently(texts: Path, tmp_path: Path) -> None:
@@ -143,6 +155,8 @@ def test_a_finished_job_is_not_done_again_and_another_one_is_refused(
         shard(texts, out, ShardOptions(shard_samples=9, shuffle_seed=2))
     with pytest.raises(PipelineError, match="not an empty folder"):
         shard(texts, texts)
+    with pytest.raises(PipelineError, match="num_workers is 0"):
+        shard(texts, tmp_path / "none", num_workers=0)
     with pytest.raises(PipelineError, match="memory of one process"):
         shard(texts, "memory://out")
 
