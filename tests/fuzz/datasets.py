@@ -6,8 +6,10 @@ target here, those that can be written without anybody's doing.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,13 +184,20 @@ def _write_flat(folder: Path) -> None:
 
 
 def _write_mds(compression: str) -> Callable[[Path], None]:
-    """In a process of its own, because of what the real writer's package imports."""
-
     def write(folder: Path) -> None:
-        command = [sys.executable, str(_WRITE_MDS), str(folder), compression, "plain"]
-        subprocess.run(command, check=True, capture_output=True)
+        for name, content in _mds_files(compression).items():
+            (folder / name).write_bytes(content)
 
     return write
+
+
+@functools.cache
+def _mds_files(compression: str) -> dict[str, bytes]:
+    """In a process of its own, because of what the real writer's package imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(_WRITE_MDS), f"{folder}/out", compression, "plain"]
+        subprocess.run(command, check=True, capture_output=True)
+        return {path.name: path.read_bytes() for path in Path(folder, "out").iterdir()}
 
 
 # ---- the targets ---------------------------------------------------------------------
