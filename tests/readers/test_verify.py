@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from fuzz.reseal import reseal_tar
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import Store
-from iopipe.readers import DatasetWriter, open_source
+from iopipe.readers import DatasetWriter, open_source, verify_dataset
 from iopipe.readers.checksums import SUFFIX, fingerprint, load_checksums, pack_checksums
+from iopipe.readers.sidecar import SUFFIX as INDEX
 from iopipe.storage import MemoryStore, PosixStore
 
 NUM_SAMPLES = 10
@@ -69,6 +71,19 @@ def test_a_damaged_sample_is_named_and_the_others_are_read(dataset: Path, store:
     assert (caught.value.row, caught.value.key) == (1, "k6")
     assert str(caught.value.shard).endswith("shard-000001.tar")
     assert caught.value.offset == open_source(dataset).locate(6).offset
+
+
+def test_a_sample_under_another_key_is_found(dataset: Path, store: Store) -> None:
+    shard = dataset / "shard-000001.tar"
+    shard.write_bytes(reseal_tar(shard.read_bytes().replace(b"k6.", b"q6.")))
+    shard.with_name(shard.name + INDEX).unlink()
+    source = open_source(dataset, verify="sample")
+    assert source.samples([5, 7], store).keys == ["k5", "k7"]
+    with pytest.raises(DataError, match="checksum of its key differs") as caught:
+        source.samples([6], store)
+    assert (caught.value.row, caught.value.key) == (0, "q6")
+    damage = [(error.key, error.reason) for error in verify_dataset(dataset).damage]
+    assert damage == [("q6", "its key is not the one that was written")]
 
 
 def test_a_damaged_shard_is_named(dataset: Path, store: Store) -> None:
