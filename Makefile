@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test clean
+OLDEST_TRITON := 3.6.0
+
+.PHONY: demo test test-oldest-triton clean
 
 demo: $(READY)
 	$(BIN)/iopipe demo
@@ -16,6 +18,15 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu and not dali and not fuzz_long"
+
+# The kernels once more, with the oldest Triton that is supported, beside the pinned one.
+test-oldest-triton: $(READY)
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+		--target "$$folder" "triton==$(OLDEST_TRITON)" && \
+	export PYTHONPATH="$$folder" && \
+	$(BIN)/python -c 'import triton; assert triton.__version__ == "$(OLDEST_TRITON)"' && \
+	$(BIN)/pytest -m "not gpu" tests/kernels
 
 # torch comes first and pinned: any other spelling may bring gigabytes of CUDA libraries.
 # mosaicml-streaming comes without what it asks for (cloud clients, old numpy): tests use its

@@ -22,7 +22,7 @@ import pyarrow as pa
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow_columns import ArrowColumn, Span, column_of, join, null_rows
-from iopipe.readers.arrow_encoder import ArrowEncoder
+from iopipe.readers.arrow_encoder import arrow_encoder
 from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, frames
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.rows import Rows
@@ -284,5 +284,5 @@ FORMAT = Format(
     suffixes=(".arrow", ".feather"),
     is_content=_is_content,
     open=_open,
-    encoder=ArrowEncoder,
+    encoder=arrow_encoder,
 )

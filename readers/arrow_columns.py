@@ -79,13 +79,33 @@ class ObjectsColumn:
         return [(b.address, b.size) for b in self.array.buffers() if b is not None and b.size]
 
 
-ArrowColumn: TypeAlias = BytesColumn | NumbersColumn | ObjectsColumn
+@dataclass(frozen=True, slots=True)
+class DictionaryColumn:
+    """Rows that name a value of a dictionary.  They are looked up when they are asked for: a
+    few bytes may name a large value a million times."""
+
+    indices: Int64Array
+    """[n]; 0 where the row is null."""
+    values: ArrowColumn
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[int(self.indices[row])]
+
+    def take(self, rows: Int64Array) -> Column:
+        return self.values.take(self.indices[rows])
+
+    def spans(self, row: int) -> list[Span]:
+        return self.values.spans(int(self.indices[row])) if len(self.indices) else []
+
+
+ArrowColumn: TypeAlias = BytesColumn | NumbersColumn | ObjectsColumn | DictionaryColumn
 
 
 def column_of(array: Any) -> ArrowColumn:
     """How the rows of an Arrow array are read."""
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        return DictionaryColumn(indices.astype(np.int64), column_of(array.dictionary))
     shape: tuple[int, ...] = ()
     if isinstance(array.type, pa.FixedShapeTensorType):
         shape, array = tuple(array.type.shape), array.storage
@@ -106,6 +126,10 @@ def column_of(array: Any) -> ArrowColumn:
 
 def null_rows(array: Any) -> npt.NDArray[np.bool_] | None:
     """bool [n]: which rows are null; None where none is."""
+    if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
+        known = array.dictionary.is_valid()
+        array = known.take(array.indices).fill_null(False)
+        return ~np.asarray(array.to_numpy(zero_copy_only=False))
     if not array.null_count:
         return None
     found: npt.NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)

@@ -9,7 +9,7 @@ Source: Apache Arrow columnar format, IPC file format.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -73,15 +73,15 @@ class BatchBuilder:
         return tuple(n for n in self.schema.names if n != KEY) if self.schema is not None else ()
 
 
-class ArrowEncoder:
-    """An `Encoder` for IPC files: `rows_per_group` rows a batch, buffers compressed with lz4
-    or zstd where `compression` says so."""
+class BatchEncoder:
+    """An `Encoder` that writes record batches of `rows_per_group` rows."""
 
-    def __init__(self, sink: BinaryIO, options: WriteOptions) -> None:
-        if options.compression not in (None, "lz4", "zstd"):
-            raise PipelineError(f"compression is {options.compression!r}; use 'lz4' or 'zstd'")
+    def __init__(
+        self, sink: BinaryIO, options: WriteOptions, open_writer: Callable[[Any, pa.Schema], Any]
+    ) -> None:
+        """`open_writer` makes a pyarrow writer of this format for a file and a schema."""
         self._sink: Any = sink
-        self._options = pa.ipc.IpcWriteOptions(compression=cast(Any, options.compression))
+        self._open_writer = open_writer
         self._rows_per_batch = options.rows_per_group
         self._builder = BatchBuilder(options.schema)
         self._writer: Any = None
@@ -104,8 +104,18 @@ class ArrowEncoder:
     def _flush(self) -> None:
         batch = self._builder.batch()
         if self._writer is None:
-            self._writer = pa.ipc.new_file(self._sink, batch.schema, options=self._options)
+            self._writer = self._open_writer(self._sink, batch.schema)
         self._writer.write_batch(batch)
+
+
+def arrow_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:
+    """Encodes IPC files; buffers are compressed with lz4 or zstd where `compression` says so."""
+    if options.compression not in (None, "lz4", "zstd"):
+        raise PipelineError(f"compression is {options.compression!r}; use 'lz4' or 'zstd'")
+    chosen = pa.ipc.IpcWriteOptions(compression=cast(Any, options.compression))
+    return BatchEncoder(
+        sink, options, lambda file, schema: pa.ipc.new_file(file, schema, options=chosen)
+    )
 
 
 def write_arrow(
@@ -126,7 +136,7 @@ def write_arrow(
     try:
         with open(temporary, "wb") as file:
             options = WriteOptions(schema=schema, rows_per_group=rows_per_batch)
-            encoder = ArrowEncoder(file, options)
+            encoder = arrow_encoder(file, options)
             while chunk := list(islice(rows, rows_per_batch)):
                 for row in chunk:
                     encoder.write(row)

@@ -22,6 +22,8 @@ STREAM_START = b"\xff\xff\xff\xff"
 _FIRST_MESSAGE = 8
 _DICTIONARY, _RECORD_BATCH = 2, 3
 _NOT_PACKED = -1
+_MAX_ROWS_A_BYTE = 8
+"""Booleans; columns of nothing but nulls take less, but such rows are no samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,6 @@ def _frame(batch: _Table, body: memoryview, is_dictionary: bool) -> BatchFrame:
                 raise ValueError(f"a buffer unpacks to {unpacked} bytes")
         else:
             total += length
-    if num_rows < 0:
-        raise ValueError(f"a batch has {num_rows} rows")
+    if not 0 <= num_rows <= _MAX_ROWS_A_BYTE * total:
+        raise ValueError(f"a batch of {total} bytes has {num_rows} rows")
     return BatchFrame(is_dictionary, num_rows, is_packed, total)

@@ -106,9 +106,10 @@ def _verify_shard(shard: str, entry: ShardEntry | None, store: Store) -> _Shard:
     try:
         noted = load_checksums(store, shard)
         source = open_source(shard, store=store, on_error="skip")
+        expected = noted_samples(source, [noted])
     except DataError as error:
         return _Shard(0, num_bytes, [error])
-    damage = [*source.faults, *_damaged_samples(source, noted_samples(source, [noted]), store)]
+    damage = [*source.faults, *_damaged_samples(source, expected, store)]
     num_missing = noted.shape[1] - len(source)
     if num_missing > 0:
         reason = f"{num_missing} of the {noted.shape[1]} samples that were written are missing"

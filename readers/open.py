@@ -129,7 +129,7 @@ def _matching(pattern: str, store: Store) -> list[str]:
     if pattern.endswith("/" + manifest.NAME) or pattern == manifest.NAME:
         return _listed(pattern, store)
     local = store.local_path(pattern)
-    if local is not None and os.path.isdir(local):
+    if pattern.endswith("/") or (local is not None and os.path.isdir(local)):
         return _in_folder(pattern.rstrip("/"), store)
     store.size(pattern)  # a missing shard is an error now, by name
     return [pattern]

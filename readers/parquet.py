@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -24,10 +24,9 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
-from iopipe.readers.arrow_encoder import BatchBuilder
-from iopipe.readers.encoder import Finished
+from iopipe.readers.arrow_encoder import BatchEncoder
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
-from iopipe.readers.parquet_footer import RowGroup, read_row_groups
+from iopipe.readers.parquet_footer import RowGroup, dictionary_bytes, read_row_groups
 from iopipe.readers.rows import Rows
 from iopipe.readers.store_file import StoreFile
 
@@ -152,16 +151,44 @@ class ParquetSource:
                 shard=path,
             )
         try:
+            rows_at_once = self._rows_at_once(found, path, store)
             with _opened(path, store, self._files[file].metadata) as reader:
-                table = reader.read_row_group(group, columns=self._read_columns())
+                table = self._decoded(reader, group, rows_at_once)
             batches = table.combine_chunks().to_batches()
         except _DAMAGE as error:
+            if isinstance(error, DataError):
+                error.shard = path
             if isinstance(error, FileNotFoundError | DataError):
                 raise
             raise DataError(f"row group {group} cannot be read: {error}", shard=path) from error
         if len(batches) != 1 or batches[0].num_rows != found.num_rows:
             raise DataError(f"row group {group} has not the rows it says", shard=path)
         return self._kept.put(number, Batch(batches[0], path))
+
+    def _rows_at_once(self, group: RowGroup, path: str, store: Store) -> int:
+        """So many rows cannot unpack to more than twice the limit: the values of a dictionary
+        are stored once, but every row may name the largest."""
+        wanted = set(self._read_columns())
+        chunks = [chunk for chunk in group.chunks if chunk.column in wanted]
+        largest = [max(8, dictionary_bytes(store, path, chunk)) for chunk in chunks]
+        return max(1, 2 * self._limit // max(1, sum(largest)))
+
+    def _decoded(self, reader: pq.ParquetFile, group: int, rows_at_once: int) -> pa.Table:
+        """A row group, of which no more is unpacked than the limit allows."""
+        columns = self._read_columns()
+        if reader.metadata.row_group(group).num_rows <= rows_at_once:
+            return reader.read_row_group(group, columns=columns)
+        batches: list[pa.RecordBatch] = []
+        num_bytes = 0
+        for batch in reader.iter_batches(rows_at_once, row_groups=[group], columns=columns):
+            num_bytes += batch.nbytes
+            if num_bytes > self._limit:
+                raise DataError(
+                    f"row group {group} decodes to more than {self._limit} bytes; raise "
+                    "max_sample_bytes"
+                )
+            batches.append(batch)
+        return pa.Table.from_batches(batches)
 
     def _matching(self, filter: Any, store: Store) -> Int64Array:
         """The rows that the filter holds for, as numbers among all rows."""
@@ -250,39 +277,15 @@ def _opened(path: str, store: Store, metadata: Any) -> pq.ParquetFile:
     )
 
 
-class ParquetEncoder:
-    """An `Encoder` for Parquet: `rows_per_group` rows a row group; `compression` is snappy,
-    zstd, lz4 or gzip, none by default."""
-
-    def __init__(self, sink: BinaryIO, options: WriteOptions) -> None:
-        if options.compression not in (None, "snappy", "zstd", "lz4", "gzip"):
-            raise PipelineError(f"compression is {options.compression!r}; use 'zstd' or 'lz4'")
-        self._sink: Any = sink
-        self._compression: Any = options.compression or "none"
-        self._rows_per_group = options.rows_per_group
-        self._builder = BatchBuilder(options.schema)
-        self._writer: Any = None
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self._sink.tell()) + self._builder.num_pending_bytes
-
-    def write(self, sample: Mapping[str, Any]) -> None:
-        self._builder.add(sample)
-        if len(self._builder) == self._rows_per_group:
-            self._flush()
-
-    def finish(self) -> Finished:
-        if len(self._builder) or self._writer is None:
-            self._flush()
-        self._writer.close()
-        return Finished(columns=self._builder.columns, checksums=self._builder.checksums)
-
-    def _flush(self) -> None:
-        batch = self._builder.batch()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._sink, batch.schema, compression=self._compression)
-        self._writer.write_batch(batch)
+def parquet_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:
+    """Encodes Parquet, a batch a row group; `compression` is snappy, zstd, lz4 or gzip, none by
+    default."""
+    if options.compression not in (None, "snappy", "zstd", "lz4", "gzip"):
+        raise PipelineError(f"compression is {options.compression!r}; use 'zstd' or 'lz4'")
+    compression: Any = options.compression or "none"
+    return BatchEncoder(
+        sink, options, lambda file, schema: pq.ParquetWriter(file, schema, compression=compression)
+    )
 
 
 def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
@@ -294,5 +297,5 @@ FORMAT = Format(
     suffixes=(".parquet",),
     is_content=lambda head, path: head.startswith(_MAGIC),
     open=_open,
-    encoder=ParquetEncoder,
+    encoder=parquet_encoder,
 )

@@ -6,7 +6,8 @@ own access to column metadata ends the process for some of them.
 Source: Apache Parquet format, parquet.thrift (FileMetaData.row_groups = 4; RowGroup.columns =
 1, num_rows = 3; ColumnChunk.meta_data = 3; ColumnMetaData.path_in_schema = 3,
 total_uncompressed_size = 6, total_compressed_size = 7, data_page_offset = 9,
-dictionary_page_offset = 11), and the Thrift compact protocol.
+dictionary_page_offset = 11; PageHeader.uncompressed_page_size = 2), and the Thrift compact
+protocol.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from iopipe.protocols import Store
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 8
 _MAX_FOOTER_BYTES = 1 << 28
+_PAGE_HEADER_BYTES = 4096
+"""Most have twenty; statistics of large values make it longer."""
 _MAX_DEPTH = 32
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _INTEGERS = (4, 5, 6)
@@ -34,6 +37,8 @@ class Chunk:
     offset: int
     num_bytes: int
     num_unpacked_bytes: int
+    dictionary_offset: int | None
+    """Of the page with the values that the others name; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,28 @@ def read_row_groups(store: Store, path: str) -> list[RowGroup]:
         raise DataError(f"its Parquet footer is damaged ({error!r})", shard=path) from error
 
 
+def dictionary_bytes(store: Store, path: str, chunk: Chunk) -> int:
+    """What the dictionary of a column chunk unpacks to; 0 where it has none."""
+    if chunk.dictionary_offset is None:
+        return 0
+    header = bytearray(_PAGE_HEADER_BYTES)
+    store.read_into(path, chunk.dictionary_offset, memoryview(header))
+    try:
+        return int(_Compact(bytes(header)).struct(0)[2])
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise DataError(
+            f"the dictionary of column {chunk.column!r} is damaged ({error!r})",
+            shard=path,
+            offset=chunk.dictionary_offset,
+        ) from error
+
+
 def _row_group(raw: dict[int, Any], size: int) -> RowGroup:
     chunks = []
     for column in raw[1]:
         found = column[3]
         offset = min(found[9], found.get(11) or found[9])
-        chunk = Chunk(found[3][0].decode(), offset, found[7], found[6])
+        chunk = Chunk(found[3][0].decode(), offset, found[7], found[6], found.get(11))
         if min(offset, chunk.num_bytes, chunk.num_unpacked_bytes) < 0:
             raise ValueError(f"column {chunk.column!r} has a negative size or place")
         if offset + chunk.num_bytes > size:

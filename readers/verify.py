@@ -76,7 +76,13 @@ def noted_samples(
 ) -> npt.NDArray[np.uint64]:
     """uint64 [2, n]: what was noted of each sample of `source`; `noted` has the sidecar of
     each of its shards."""
-    if sum(part.shape[1] for part in noted) == len(source):
+    num_written = sum(part.shape[1] for part in noted)
+    if len(source) > num_written:
+        raise DataError(
+            f"it has {len(source)} samples, written were {num_written}; copy the dataset again",
+            shard=source.shards[0] if len(source.shards) == 1 else None,
+        )
+    if len(source) == num_written:
         return np.concatenate([np.empty((2, 0), np.uint64), *noted], axis=1)
     return _aligned(source, noted)
 

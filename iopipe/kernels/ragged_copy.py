@@ -96,8 +96,10 @@ def _copy(
     problem = Problem(dtypes=(str(source.dtype).removeprefix("torch."),), shape=shape)
     config = chosen(COPY_KERNEL, problem, words, COPY_BLOCKS)
     tokens_a_tile, words_a_tile = (config.blocks[name] for name in COPY_BLOCKS)
-    # Triton 3.6 does not compile tiles that are several words wide for rows of one.
+    # Triton 3.6 compiles neither tiles that are wider than rows of one word, nor such tiles
+    # with less than a word for each thread.
     words_a_tile = min(words_a_tile, triton.next_power_of_2(row_words))
+    tokens_a_tile = max(tokens_a_tile, 32 * config.num_warps // words_a_tile)
     tiles_a_token = triton.cdiv(row_words, words_a_tile)
     num_tiles = triton.cdiv(num_tokens, tokens_a_tile) * tiles_a_token
     programs = num_programs(num_tiles, max_programs, at_most=2**31 - 1)

@@ -55,6 +55,8 @@ class Target:
     """OpenOptions."""
     opened: str = "manifest.json"
     """Name of the file that is opened."""
+    has_exact_ranges: bool = True
+    """Whether `ranges` knows where the samples lie, and does not guess from an index."""
     is_verifiable: bool = True
     """Whether there are checksums of samples."""
 
@@ -252,6 +254,7 @@ def _mds_targets() -> Iterator[Target]:
             write=_write_mds(compression),
             damaged=f"*{suffix}",
             opened="index.json",
+            has_exact_ranges=False,
             is_verifiable=False,
         )
         yield Target(
@@ -259,6 +262,7 @@ def _mds_targets() -> Iterator[Target]:
             write=_write_mds(compression),
             damaged="index.json",
             opened="index.json",
+            has_exact_ranges=False,
             hostile=hostile_json,
             is_verifiable=False,
         )

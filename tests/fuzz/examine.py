@@ -103,6 +103,7 @@ def read(
     on_error: str,
     options: dict[str, Any],
     expected: dict[str, int],
+    has_exact_ranges: bool,
 ) -> dict[str, Any]:
     """Open the file `name` of a dataset and read it, together and one by one; `expected` has
     the fingerprint of each key's fields."""
@@ -115,8 +116,11 @@ def read(
             on_error=on_error,  # type: ignore[arg-type]
             options=OpenOptions(**options),
         )
-        ids = [*range(len(source))][:_MAX_SAMPLES]
-        outcomes = [_chunk(source, chunk, opened) for chunk in (ids, *([n] for n in ids)) if chunk]
+        ids = [*range(min(len(source), _MAX_SAMPLES))]
+        chunks = [chunk for chunk in (ids, *([n] for n in ids)) if chunk]
+        outcomes = [_chunk(source, chunk, opened) for chunk in chunks]
+        if has_exact_ranges:
+            outcomes.append(_outside(source, ids, opened))
     finally:
         opened.close()
     found = [pair for outcome in outcomes for pair in outcome if isinstance(pair, tuple)]
@@ -144,14 +148,23 @@ def _chunk(source: Source, ids: list[int], store: Store) -> list[tuple[str, int]
     lengths = {len(samples), len(samples.keys), *map(len, samples.columns.values())}
     if lengths != {len(ids)}:
         answers.append(f"columns of lengths {lengths} for {len(ids)} samples")
-    for part in source.ranges(ids):
-        if not 0 <= part.offset <= part.offset + part.length <= store.size(part.path):
-            answers.append(f"{part} is not in the file")
     for sample, key, fields in zip(ids, samples.keys, rows_of(samples), strict=True):
         if source.locate(sample).shard not in source.shards:
             answers.append(f"{source.locate(sample)} is no place in it")
         answers.append((key, fingerprint(fields)))
     return answers
+
+
+def _outside(source: Source, ids: list[int], store: Store) -> list[tuple[str, int] | str]:
+    try:
+        ranges = source.ranges(ids)
+    except IopipeError as error:
+        return [*_out_of_memory(error)]
+    return [
+        f"{part} is not in the file"
+        for part in ranges
+        if not 0 <= part.offset <= part.offset + part.length <= store.size(part.path)
+    ]
 
 
 def verify(*, folder: str) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def _read(jail: Jail, folder: Path, dataset: Dataset, **way: str) -> dict[str, A
         name=dataset.target.opened,
         options={"max_sample_bytes": MAX_SAMPLE_BYTES, **dataset.target.options},
         expected=dict(dataset.expected),
+        has_exact_ranges=dataset.target.has_exact_ranges,
         **way,
     )
 

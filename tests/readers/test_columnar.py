@@ -227,3 +227,26 @@ def test_damaged_files_are_errors_or_other_values(tmp_path: Path, writer: str) -
         with pytest.raises(IopipeError):
             source = open_source(path)
             assert len(source) == NUM_ROWS
+
+
+def test_dictionaries_are_looked_up_row_by_row(tmp_path: Path) -> None:
+    store = PosixStore()
+    indices = pa.array([2, 0, None, 1, 0], pa.int8())
+    for values in (
+        pa.array([b"a", b"bb", None]),
+        pa.array(["a", "bb", None]),
+        pa.array([7, 8, None]),
+    ):
+        array = pa.DictionaryArray.from_arrays(indices, values)
+        table = pa.table({"x": array, "n": range(5)})
+        with pa.ipc.new_file(str(tmp_path / "d.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        source = open_source(tmp_path / "d.arrow")
+        found = source.samples([4, 3, 1], store).columns["x"]
+        expected = array.dictionary_decode().take(pa.array([4, 3, 1])).to_pylist()
+        assert [bytes(v) if isinstance(v, memoryview) else v for v in found] == expected
+        for row in (0, 2):  # a null among the values, and one among the indices
+            with pytest.raises(DataError, match="null"):
+                source.samples([row], store)
+        assert source.locate(3).shard.endswith("d.arrow")
+        assert all(part.length >= 0 for part in source.ranges(range(5)))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Store
 from iopipe.storage import MappedStore, MemoryStore, PosixStore
+from iopipe.storage.remote import RemoteStore
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 70_001, dtype=np.uint8).tobytes()
 SIZE = len(CONTENT)
@@ -42,6 +43,19 @@ def posix_place(folder: Path, store: Store) -> Place:
     return Place(store, f"{folder}/", put, os.unlink)
 
 
+def remote_place(folder: Path) -> Place:
+    """fsspec's own file system of local files stands for any other of it."""
+
+    def put(name: str, data: bytes) -> str:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return f"file://{path}"
+
+    store = RemoteStore(f"local://{folder}")
+    return Place(store, f"file://{folder}/", put, lambda path: os.unlink(path[7:]))
+
+
 def memory_place() -> Place:
     store = MemoryStore()
 
@@ -52,10 +66,12 @@ def memory_place() -> Place:
     return Place(store, "memory://set/", put, store.delete)
 
 
-@pytest.fixture(params=["posix", "mapped", "memory"])
+@pytest.fixture(params=["posix", "mapped", "memory", "remote"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "memory":
         place = memory_place()
+    elif request.param == "remote":
+        place = remote_place(tmp_path)
     elif request.param == "mapped":
         place = posix_place(tmp_path, MappedStore(max_maps=2))
     else:
@@ -281,7 +297,7 @@ def test_a_view_shows_what_a_read_gives_or_there_is_none(place: Place) -> None:
     path, empty = place.put("v", CONTENT), place.put("e", b"")
     view = place.store.view(path)
     if view is None:
-        assert isinstance(place.store, PosixStore)
+        assert isinstance(place.store, PosixStore | RemoteStore)
         return
     assert bytes(view) == CONTENT and view.readonly
     assert bytes(place.store.view(empty) or b"") == b""
