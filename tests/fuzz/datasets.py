@@ -6,8 +6,10 @@ target here, those that can be written without anybody's doing.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 from fuzz.hostile import hostile_indexes, hostile_json, hostile_tars
-from fuzz.mutate import File, mutated
+from fuzz.mutate import File, files, mutated
 from fuzz.reseal import reseal_checksums, reseal_index, reseal_tar, reseal_tfrecord
 from hypothesis import strategies as st
 
@@ -93,7 +95,7 @@ class Dataset:
             found |= mutated(content).map(target.reseal)
         if target.hostile is not None:
             found |= target.hostile(content)
-        return found.map(File)
+        return files(found)
 
 
 def made(target: Target, folder: Path) -> Dataset:
@@ -182,13 +184,20 @@ def _write_flat(folder: Path) -> None:
 
 
 def _write_mds(compression: str) -> Callable[[Path], None]:
-    """In a process of its own, because of what the real writer's package imports."""
-
     def write(folder: Path) -> None:
-        command = [sys.executable, str(_WRITE_MDS), str(folder), compression, "plain"]
-        subprocess.run(command, check=True, capture_output=True)
+        for name, content in _mds_files(compression).items():
+            (folder / name).write_bytes(content)
 
     return write
+
+
+@functools.cache
+def _mds_files(compression: str) -> dict[str, bytes]:
+    """In a process of its own, because of what the real writer's package imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(_WRITE_MDS), f"{folder}/out", compression, "plain"]
+        subprocess.run(command, check=True, capture_output=True)
+        return {path.name: path.read_bytes() for path in Path(folder, "out").iterdir()}
 
 
 # ---- the targets ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SHORT = pytest.param(60, id="short")
+SHORT = pytest.param(45, id="short")
 LONG = pytest.param(6_000, id="long", marks=[pytest.mark.fuzz_long, pytest.mark.timeout(0)])
 
 

@@ -17,7 +17,7 @@ _SMALL = st.binary(min_size=1, max_size=24)
 
 
 class File(bytes):
-    """Bytes too many to print; those of the last failure are left in the jail's folder."""
+    """Bytes too many to print; with `pytest -x` those of a failure stay in the jail's folder."""
 
     def __repr__(self) -> str:
         return f"<file of {len(self)} bytes>"
@@ -30,6 +30,12 @@ def mutate(data: bytes, draw: st.DrawFn, *, places: Sequence[int] = ()) -> bytes
         change = draw(st.sampled_from(_CHANGES))
         data = change(data, _place(data, draw, places), draw)
     return data
+
+
+@st.composite
+def files(draw: st.DrawFn, contents: st.SearchStrategy[bytes]) -> File:
+    """`contents`, each as a file; not by `map`, whose arguments a report would print."""
+    return File(draw(contents))
 
 
 @st.composite

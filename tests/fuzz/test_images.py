@@ -10,7 +10,7 @@ import pytest
 from fuzz import bombs
 from fuzz.examples import LONG, SHORT, fuzz
 from fuzz.jail import Jail
-from fuzz.mutate import File, mutated
+from fuzz.mutate import File, files, mutated
 from hypothesis import strategies as st
 
 import iopipe
@@ -72,7 +72,7 @@ def test_damaged_images(jail: Jail, kind: str, num_examples: int) -> None:
             height, width, channels = answer["shape"]
             assert channels == 3 and 0 < height * width <= MAX_PIXELS
 
-    damage = mutated(content, range(0, len(content), 97)).map(File)
+    damage = files(mutated(content, range(0, len(content), 97)))
     fuzz(check, num_examples, damaged=damage, size=st.sampled_from([None, 16]))
 
 
