@@ -1,4 +1,4 @@
-"""Photographs in a folder to shards: made smaller, shuffled, split, in two formats.
+"""Photographs in a folder to shards: made smaller, shuffled, split, as WebDataset and as Arrow.
 
 `python examples/shard_photographs.py [FOLDER]`; without a folder it takes crops of the
 photographs that scikit-image ships (pip install 'iopipe[demo]').
@@ -20,7 +20,7 @@ from iopipe.bench.photographs import CropSettings, make_crops
 from iopipe.jobs import ShardOptions, TransformSpec, shard
 
 PIXELS = 224
-FORMATS = ("webdataset", "tfrecord")
+FORMATS = ("webdataset", "arrow")
 
 
 def photographs(folder: Path) -> Path:

@@ -54,11 +54,19 @@ class Destination:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise PipelineError(f"another job is writing to {self.name!r} now") from error
-            for left in self.folder.rglob("shard-*.tmp"):  # of workers that were killed
-                left.unlink(missing_ok=True)
-            yield
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
         finally:
             os.close(lock)
+
+    def _sweep(self) -> None:
+        """Remove what workers left that were killed, or stopped in the instant between making
+        a file and knowing of it; while the destination is held and no worker runs."""
+        for left in self.folder.rglob("shard-*.tmp"):
+            left.unlink(missing_ok=True)
 
     def fetch(self, name: str) -> None:
         """Bring a small file of an earlier start into the staging folder, if there is one."""

@@ -20,6 +20,7 @@ import pytest
 from iopipe.errors import StorageError, WorkerError
 from iopipe.jobs import ShardOptions, TransformSpec, shard
 from iopipe.readers import DatasetWriter
+from iopipe.readers.sink import HashedFile
 
 Tree = Callable[[Path], dict[str, bytes]]
 
@@ -222,3 +223,25 @@ def test_two_jobs_do_not_write_to_one_folder(large: Path, tmp_path: Path) -> Non
     assert second.returncode == 1 and b"another job is writing" in errors
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait() == 0
+
+
+def test_a_stop_in_the_instant_a_file_is_made_leaves_none(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if SIGTERM came while the operating system made the file."""
+    code = (
+        "from iopipe.readers.sink import HashedFile\n"
+        "made = HashedFile.__init__\n"
+        "def stopped(self, path):\n"
+        "    made(self, path)\n"
+        "    raise OSError(28, 'No space left on device')\n"
+        "HashedFile.__init__ = stopped\n"
+        "def work(sample):\n"
+        "    return sample\n"
+    )
+    options = _crashing(tmp_path, monkeypatch, code)
+    with monkeypatch.context() as patched:
+        patched.setattr(HashedFile, "__init__", HashedFile.__init__)  # this process maps, too
+        with pytest.raises(StorageError, match="no space left"):
+            shard(texts, tmp_path / "out", options, num_workers=1)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
