@@ -221,7 +221,16 @@ def _opened(path: str, store: Store, max_batch_bytes: int) -> _File:
                     shard=path,
                 )
         batches = [frame for frame in found if not frame.is_dictionary]
-        if memory[: len(FILE_MAGIC)].to_pybytes() == FILE_MAGIC:
+        is_file = memory[: len(FILE_MAGIC)].to_pybytes() == FILE_MAGIC
+        held = [f for f in found if f.is_packed and (f.is_dictionary or not is_file)]
+        num_held_bytes = sum(frame.num_unpacked_bytes for frame in held)
+        if num_held_bytes > max_batch_bytes:
+            raise DataError(
+                f"its dictionaries, or all batches of a stream, unpack to {num_held_bytes} bytes, "
+                f"allowed are {max_batch_bytes}; raise max_sample_bytes or write it as a file",
+                shard=path,
+            )
+        if is_file:
             reader = pa.ipc.open_file(memory)
             if reader.num_record_batches != len(batches):
                 raise DataError("its footer lists other batches than it has", shard=path)

@@ -87,3 +87,15 @@ def test_large_values_that_are_packed_well_are_refused(jail: Jail) -> None:
         pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
     assert not _read(jail, write, "p.parquet", "posix")["found"]
+
+
+def test_a_stream_is_refused_that_is_small_batch_by_batch_only(jail: Jail) -> None:
+    batch = pa.record_batch({"zeros": [bytes(1 << 20)]})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+
+    def write(path: Path) -> None:
+        with pa.ipc.new_stream(str(path), batch.schema, options=options) as writer:
+            for _ in range(300):
+                writer.write_batch(batch)
+
+    assert "stream" in _read(jail, write, "s.arrow", "posix")["refused"]
