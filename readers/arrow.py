@@ -23,7 +23,7 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow_columns import ArrowColumn, Span, column_of, join, null_rows
 from iopipe.readers.arrow_encoder import arrow_encoder
-from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, frames
+from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, check_footer, frames
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.rows import Rows
 
@@ -231,9 +231,8 @@ def _opened(path: str, store: Store, max_batch_bytes: int) -> _File:
                 shard=path,
             )
         if is_file:
+            check_footer(memoryview(memory), found, path)
             reader = pa.ipc.open_file(memory)
-            if reader.num_record_batches != len(batches):
-                raise DataError("its footer lists other batches than it has", shard=path)
             return _File(path, memory, reader.schema, batches, reader, ())
         stream = pa.ipc.open_stream(memory)
         return _File(path, memory, stream.schema, batches, None, tuple(stream))

@@ -6,7 +6,8 @@ unpacks to is known, and checked, before anything is unpacked.
 
 Source: Apache Arrow columnar format, encapsulated message format and IPC file format, with
 Message.fbs (Message: header type 1, header 2, body length 3; RecordBatch: length 0, buffers 2,
-compression 3; DictionaryBatch: data 1), and the layout of FlatBuffers' tables.
+compression 3; DictionaryBatch: data 1), File.fbs (Footer: dictionaries 2, record batches 3;
+Block: offset, metadata length, body length), and the layout of FlatBuffers' tables.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from iopipe.errors import DataError
 FILE_MAGIC = b"ARROW1"
 STREAM_START = b"\xff\xff\xff\xff"
 _FIRST_MESSAGE = 8
+_TAIL_BYTES = 10
+"""The length of the footer and the magic behind it."""
+_BLOCK = struct.Struct("<qi4xq")
 _DICTIONARY, _RECORD_BATCH = 2, 3
 _NOT_PACKED = -1
 _MAX_ROWS_A_BYTE = 8
@@ -30,6 +34,8 @@ _MAX_ROWS_A_BYTE = 8
 class BatchFrame:
     """A record batch or a dictionary of a file."""
 
+    place: int
+    """Of its message in the file, in bytes."""
     is_dictionary: bool
     num_rows: int
     is_packed: bool
@@ -74,6 +80,18 @@ class _Table:
             raise ValueError(f"{count} buffers do not fit")
         return list(struct.iter_unpack("<qq", self._data[start + 4 : start + 4 + 16 * count]))
 
+    def blocks(self, field: int) -> list[int]:
+        """The places of a vector of a footer's blocks: int64 place, int32 and int64 sizes."""
+        place = self.place(field)
+        if place is None:
+            return []
+        start = place + _number(self._data, "<I", place)
+        count = _number(self._data, "<I", start)
+        if start + 4 + _BLOCK.size * count > len(self._data):
+            raise ValueError(f"{count} batches do not fit")
+        end = start + 4 + _BLOCK.size * count
+        return [offset for offset, _, _ in _BLOCK.iter_unpack(self._data[start + 4 : end])]
+
 
 def _number(data: memoryview, kind: str, place: int) -> int:
     if place < 0:
@@ -90,6 +108,22 @@ def frames(content: memoryview, path: str) -> list[BatchFrame]:
         raise DataError(
             f"it is no valid Arrow IPC file ({error}); write it again", shard=path
         ) from error
+
+
+def check_footer(content: memoryview, found: list[BatchFrame], path: str) -> None:
+    """A `DataError` where the footer of a file, which is what pyarrow reads by, lists other
+    messages than those that lie one after the other in it: nobody would have looked at them.
+    """
+    try:
+        (length,) = struct.unpack_from("<i", content, len(content) - _TAIL_BYTES)
+        footer = content[len(content) - _TAIL_BYTES - length : len(content) - _TAIL_BYTES]
+        table = _Table(footer, _number(footer, "<I", 0))
+        listed = [table.blocks(field) for field in (2, 3)]
+    except (struct.error, ValueError) as error:
+        raise DataError(f"its footer is damaged ({error}); write it again", shard=path) from error
+    for places, is_dictionary in zip(listed, (True, False), strict=True):
+        if places != [frame.place for frame in found if frame.is_dictionary == is_dictionary]:
+            raise DataError("its footer lists other batches than it has", shard=path)
 
 
 def _frames(content: memoryview) -> Iterator[BatchFrame]:
@@ -115,11 +149,11 @@ def _frames(content: memoryview) -> Iterator[BatchFrame]:
         if kind in (_DICTIONARY, _RECORD_BATCH) and header is not None:
             batch = header if kind == _RECORD_BATCH else header.table(1)
             if batch is not None:
-                yield _frame(batch, content[body : body + length], kind == _DICTIONARY)
+                yield _frame(place, batch, content[body : body + length], kind == _DICTIONARY)
         place = body + length
 
 
-def _frame(batch: _Table, body: memoryview, is_dictionary: bool) -> BatchFrame:
+def _frame(place: int, batch: _Table, body: memoryview, is_dictionary: bool) -> BatchFrame:
     is_packed = batch.place(3) is not None
     num_rows = batch.number(0, "<q")
     total = 0
@@ -135,4 +169,4 @@ def _frame(batch: _Table, body: memoryview, is_dictionary: bool) -> BatchFrame:
             total += length
     if not 0 <= num_rows <= _MAX_ROWS_A_BYTE * total:
         raise ValueError(f"a batch of {total} bytes has {num_rows} rows")
-    return BatchFrame(is_dictionary, num_rows, is_packed, total)
+    return BatchFrame(place, is_dictionary, num_rows, is_packed, total)

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from fuzz.jail import Jail
 
+from iopipe.readers.arrow_framing import frames
+
 _NUM_ROWS = 200_000
 _VALUE_BYTES = 100_000
 _LIMIT = 1 << 22
@@ -99,3 +101,29 @@ def test_a_stream_is_refused_that_is_small_batch_by_batch_only(jail: Jail) -> No
                 writer.write_batch(batch)
 
     assert "stream" in _read(jail, write, "s.arrow", "posix")["refused"]
+
+
+def test_a_footer_that_lists_a_hidden_batch_is_refused(jail: Jail) -> None:
+    """A batch that nobody passes on the way through the file: it lies inside a value."""
+
+    def write(path: Path) -> None:
+        schema = pa.schema({"zeros": pa.binary()})
+        _arrow(pa.table({"zeros": [bytes(1 << 25)]}, schema), path)
+        packed = path.read_bytes()
+        (bomb,) = frames(memoryview(packed), "")
+        hidden = packed[bomb.place :]
+        for shift in range(8):  # messages lie at multiples of eight bytes
+            with pa.ipc.new_file(str(path), schema) as writer:
+                writer.write_table(pa.table({"zeros": [bytes(shift) + hidden]}, schema))
+            content = path.read_bytes()
+            place = content.index(hidden)
+            if place % 8 == 0:
+                break
+        (honest,) = frames(memoryview(content), "")
+        listed = packed.rindex(bomb.place.to_bytes(8, "little"))
+        block = place.to_bytes(8, "little") + packed[listed + 8 : listed + 24]
+        footer = content.rindex(honest.place.to_bytes(8, "little"))
+        path.write_bytes(content[:footer] + block + content[footer + 24 :])
+        assert pa.ipc.open_file(str(path)).get_batch(0).num_rows == 1  # pyarrow believes it
+
+    assert "footer lists" in _read(jail, write, "h.arrow", "posix")["refused"]
