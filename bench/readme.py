@@ -42,7 +42,8 @@ def kernel_tables(results: Path) -> str:
             "",
             f"{machine['date']}, {machine['gpu']}, driver {machine['driver']}, torch "
             f"{machine['torch']}, triton {machine['triton']}: `{content['command']}`. Median "
-            f"(least to greatest), L2 cold, contestants in turns, host time kept out. Copy peak: "
+            f"(least to greatest), contestants in turns, each behind writes that leave the L2 cold "
+            f"and hide the host's way to the launch. Copy peak: "
             f"{cache['copy_peak_bytes_per_second'] / 1e9:,.0f} GB/s, read and written; a launch "
             f"that does nothing takes {cache['empty_launch_microseconds']:.1f} us.",
         )

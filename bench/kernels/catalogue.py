@@ -64,8 +64,9 @@ def cases_like(
     for one in wanted:
         make = getattr(homes.get(one.kernel), "case_of", None)
         case = make(known[one.kernel], one.problem, device) if make is not None else None
-        if case is None:
-            left[_key(one.kernel, one.problem)] = one
+        key = _key(one.kernel, one.problem)
+        if case is None or _key(case.kernel.name, case.problem) != key:
+            left[key] = one
         else:
             yield case
     names = {one.kernel for one in left.values()}

@@ -17,6 +17,7 @@ from iopipe.bench.kernels.cases import Case
 from iopipe.kernels.columns import KERNEL, Affine, EncodedColumn, decode_column, problem_of
 from iopipe.kernels.columns_twin import decode_column as twin
 from iopipe.kernels.packed import Packed, parse_runs
+from iopipe.kernels.tuning import Kernel, Problem
 
 _AFFINE = Affine(mean=0.25, inv_std=2.0, fill=-1.0)
 _GROUPS_A_RUN = 63
@@ -39,6 +40,20 @@ def cases(device: str) -> Iterator[Case]:
     yield _case("100M x 12 bits in runs, by rank, 4096 entries to bfloat16", hybrid, torch.bfloat16)
     page = _hybrid(_column(1_000_000, 12, 4096, device=device))
     yield _case("1M x 12 bits in runs, by rank, 4096 entries to bfloat16", page, torch.bfloat16)
+
+
+def case_of(kernel: Kernel, problem: Problem, device: str) -> Case | None:
+    """A column with a bitmap of this size, for a problem of a run; by rank where that was."""
+    shape, dtype = problem.shape, getattr(torch, problem.dtypes[0])
+    column = _column(shape["rows"], shape["width"], shape["entries"], device=device)
+    if not shape["entries"]:
+        column = replace(column, dictionary=None)
+    elif not dtype.is_floating_point:
+        column = replace(column, dictionary=torch.arange(shape["entries"], device=device))
+    column = replace(column, compact=bool(shape["ranked"]))
+    case = _case(f"of a run, {shape['rows']} rows to {problem.dtypes[0]}", column, dtype)
+    # Random codes may lie beyond few entries, which is NaN on both sides.
+    return replace(case, agrees=partial(torch.allclose, rtol=0, atol=0, equal_nan=True))
 
 
 def _column(num_rows: int, width: int, entries: int, *, device: str) -> EncodedColumn:

@@ -55,6 +55,18 @@ def cases(device: str) -> Iterator[Case]:
             yield make(column)
 
 
+def case_of(kernel: Kernel, problem: Problem, device: str) -> Case | None:
+    """For a problem of a run: rows half full to pad, rows of equal length to copy."""
+    shape, dtype = problem.shape, getattr(torch, problem.dtypes[0])
+    if kernel.name == PAD_KERNEL.name:
+        rows, words = shape["rows"], shape["words"]
+        return _pad(_column("of a run", rows, max(1, words // 2), words, (), dtype, device))
+    rows, tokens = shape["rows"], shape["tokens"]
+    offsets = torch.arange(rows + 1, device=device) * tokens // rows
+    values = torch.randint(-99, 99, (tokens, shape["words"]), device=device, dtype=torch.int8)
+    return _unpad(_Column(f"of a run, {rows} rows", values.to(dtype), offsets, -(-tokens // rows)))
+
+
 def _column(
     name: str,
     rows: int,

@@ -98,7 +98,7 @@ def refused(
     rows = try_compile(
         [build for _, build in flat],
         sms=[limits.sm],
-        num_processes=min(len(os.sched_getaffinity(0)), max(1, len(flat) // 4)),
+        num_processes=min(len(os.sched_getaffinity(0)), max(1, len(flat) // 2)),
     )
     codes: dict[str, list[tuple[Build, Compiled]]] = {name: [] for name in configs}
     reasons: dict[str, str] = {}

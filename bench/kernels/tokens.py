@@ -23,7 +23,7 @@ from iopipe.kernels.token_batch import (
 )
 from iopipe.kernels.tokens import KERNEL, pack_tokens
 from iopipe.kernels.tokens_twin import pack_tokens_twin, widened_twin, windows_twin
-from iopipe.kernels.tuning import Config, Problem
+from iopipe.kernels.tuning import Config, Kernel, Problem
 from iopipe.kernels.window_order import window_order
 from iopipe.order import permute, round_keys
 
@@ -41,6 +41,14 @@ def cases(device: str) -> Iterator[Case]:
     yield _in_rows(64, 8192, torch.uint16, device)
     yield _in_rows(1024, 2048, torch.uint32, device)
     yield _at_places(32, 131072, torch.uint32, device)
+
+
+def case_of(kernel: Kernel, problem: Problem, device: str) -> Case | None:
+    """A batch of rows of this size, for a problem of a run; None where labels are not int64."""
+    dtype, labels = problem.dtypes
+    if labels != "int64":
+        return None
+    return _in_rows(problem.shape["rows"], problem.shape["length"], getattr(torch, dtype), device)
 
 
 def _tokens(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
@@ -89,7 +97,8 @@ def _case(
     widened: Callable[[], torch.Tensor],
     dtype: torch.dtype,
 ) -> Case:
-    options = TokenOptions(end_token=_END_TOKEN, max_documents=rows * length // 128)
+    most = max(rows, rows * length // 128)
+    options = TokenOptions(end_token=_END_TOKEN, max_documents=most)
     tokens = windows.tokens if isinstance(windows, TokenRows) else windows.pool
     out = TokenBatch.empty(rows, length, options, device=tokens.device)
 

@@ -56,22 +56,21 @@ def test_configurations_that_cannot_run_are_refused() -> None:
     configs = {
         label(config): config
         for config in (
-            Config(blocks={"BLOCK": 1 << 17}, num_warps=1),  # 4,096 values a thread
+            Config(blocks={"BLOCK": 1 << 15}, num_warps=1),  # 1,024 values a thread
             Config(blocks={"BLOCK": 1000}, num_warps=4),
             Config(blocks={"BLOCK": 2048}, num_warps=4),
         )
     }
     reasons, codes = refused(configs, case.run, limits=Limits.of_device())
     assert list(codes) == ["BLOCK=2048 warps=4 stages=1"]
-    assert reasons["BLOCK=131072 warps=1 stages=1"]
+    assert reasons["BLOCK=32768 warps=1 stages=1"]
     assert "power of 2" in reasons["BLOCK=1000 warps=4 stages=1"]
 
 
-def test_the_host_is_kept_out_and_the_cache_is_cold() -> None:
-    """A launch that the host needs a millisecond for takes no longer; data that fits into the
-    L2 comes from memory all the same."""
+def test_the_host_is_kept_out() -> None:
+    """A launch that the host needs a millisecond for takes no longer than another."""
     timer = CudaTimer()
-    x = torch.empty(8 << 20, dtype=torch.uint8, device="cuda")
+    x = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
     y = torch.empty_like(x)
 
     def slowly() -> None:
@@ -83,15 +82,6 @@ def test_the_host_is_kept_out_and_the_cache_is_cold() -> None:
     times = timer.alone({"plain": lambda: y.copy_(x), "slowly": slowly}, num_rounds=21)
     plain, slow = (statistics.median(times[name]) for name in ("plain", "slowly"))
     assert slow == pytest.approx(plain, rel=0.3)
-    warm = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-    for _ in range(20):
-        y.copy_(x)
-    warm[0].record()
-    for _ in range(50):
-        y.copy_(x)
-    warm[1].record()
-    warm[1].synchronize()
-    assert plain > 1.2 * 1e3 * warm[0].elapsed_time(warm[1]) / 50
 
 
 def test_tune_then_bench_then_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
