@@ -33,9 +33,14 @@ class Verifier:
         self._bits = [_bytes(t).clone() for t in tensors_of(case.run(first))]
 
     def fault(self, config: Config) -> str:
-        """What is wrong with the outputs of `config`, or ''."""
-        if not self._agrees(config):
-            return "differs from the twin"
+        """What is wrong with `config` or its outputs, or ''."""
+        from triton.runtime.errors import OutOfResources
+
+        try:
+            if not self._agrees(config):
+                return "differs from the twin"
+        except OutOfResources as error:
+            return str(error)
         now = [_bytes(t) for t in tensors_of(self._case.run(config))]
         same = len(now) == len(self._bits) and all(map(torch.equal, now, self._bits))
         return "" if same else "other bits than the heuristic's configuration"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fakes import scale_cast as subject
 from fakes.scale_cast import KERNEL
+from triton.runtime.errors import OutOfResources
 
 from iopipe.bench.kernels import tuning as command
 from iopipe.bench.kernels.aot import Build, Compiled
@@ -164,6 +165,17 @@ def test_outputs_that_a_run_does_not_touch_are_not_those_of_the_run_before() -> 
     out = CASE.run(None)
     found = tune_case(dataclasses.replace(CASE, run=run), _rig(FakeTimer({})), seconds=60)
     assert set(found.refused) == {_name(16384), _name(16384, 8)}
+
+
+def _too_large(config: Config, out: torch.Tensor) -> None:
+    if config.blocks["BLOCK"] == 4096:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+
+def test_what_the_device_refuses_to_launch_is_told() -> None:
+    found = tune_case(_spoiled(CASE, _too_large), _rig(FakeTimer({})), seconds=60)
+    assert set(found.refused) == {_name(4096), _name(4096, 8)}
+    assert all("shared memory, Required: 300000" in why for why in found.refused.values())
 
 
 def test_a_heuristic_that_is_wrong_is_an_error() -> None:
