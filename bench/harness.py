@@ -25,6 +25,7 @@ from typing import Any
 
 _PACKAGES = (
     "torch",
+    "triton",
     "numpy",
     "pyarrow",
     "pillow",

@@ -34,7 +34,7 @@ def prepare(images: Path, folder: Path, *, num_samples: int, num_shards: int) ->
     order = [files[number % len(files)] for number in range(num_samples)]
     random.Random(0).shuffle(order)
     (folder / "loose").mkdir()
-    with iopipe.WebDatasetWriter(
+    with iopipe.DatasetWriter(
         folder / "shards", max_samples=-(-num_samples // num_shards)
     ) as writer:
         for number, path in enumerate(order):

@@ -127,7 +127,7 @@ def _write(
     loose: Path | None,
     on_crop: Callable[[], None] | None,
 ) -> None:
-    with iopipe.WebDatasetWriter(folder, max_samples=500) as writer:
+    with iopipe.DatasetWriter(folder, max_samples=500) as writer:
         for number, content in enumerate(_encoded(boxes, photographs, settings.quality)):
             label = boxes[number].photograph
             writer.write({"__key__": f"{number:06d}", "jpg": content, "cls": label})

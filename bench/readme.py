@@ -1,7 +1,7 @@
-"""Writes the tables of the README from the committed results: `python -m iopipe.bench.readme`.
+"""Writes the tables of the READMEs from the committed results: `python -m iopipe.bench.readme`.
 
-Invariant: no number stands in the README that does not come from a file in bench/results;
-a test compares the two.
+Invariant: no number stands between the marks of a README that does not come from a file in
+bench/results; a test compares the two.
 """
 
 from __future__ import annotations
@@ -25,6 +25,41 @@ def tables(results: Path) -> str:
     names = ("loader_images_cpu", "loader_images_16_cores", "demo_h200", "decode_libraries")
     few, many, demo, decode = (json.loads((results / f"{n}.json").read_text()) for n in names)
     return "\n\n".join((_loader(few), _loader(many), _MANY_CORES, _demo(demo), _decode(decode)))
+
+
+def kernel_tables(results: Path) -> str:
+    """Markdown: every case of every kernel, or how to get there."""
+    path = results / "kernels_h200.json"
+    content = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    if not content["rows"]:
+        return f"Not measured yet: `iopipe bench kernels --json bench/results/{path.name}`."
+    machine, cache = content["environment"], content["cache"]
+    return "\n".join(
+        (
+            "| kernel | case | us | of copy peak | instead, us (times as long) |",
+            "|---|---|---|---|---|",
+            *(_kernel_row(row) for row in content["rows"]),
+            "",
+            f"{machine['date']}, {machine['gpu']}, driver {machine['driver']}, torch "
+            f"{machine['torch']}, triton {machine['triton']}: `{content['command']}`. Median "
+            f"(least to greatest), contestants in turns, each behind writes that leave the L2 cold "
+            f"and hide the host's way to the launch. Copy peak: "
+            f"{cache['copy_peak_bytes_per_second'] / 1e9:,.0f} GB/s, read and written; a launch "
+            f"that does nothing takes {cache['empty_launch_microseconds']:.1f} us.",
+        )
+    )
+
+
+def _kernel_row(row: dict[str, Any]) -> str:
+    ours = row["microseconds"]["median"]
+    instead = ", ".join(
+        f"{name} {times['median']:,.1f} ({times['median'] / ours:.2f})"
+        for name, times in row["baselines"].items()
+    )
+    return (
+        f"| {row['kernel']} | {row['shape']} | {_spread(row['microseconds'], 1)} | "
+        f"{row['fraction_of_copy_peak']:.2f} | {instead} |"
+    )
 
 
 def _loader(content: dict[str, Any]) -> str:
@@ -106,12 +141,16 @@ def _where(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Rewrite what stands between the marks in the README."""
+    """Rewrite what stands between the marks in the READMEs."""
     root = Path(__file__).resolve().parents[1]
-    readme = root / "README.md"
+    results = root / "bench" / "results"
+    _rewrite(root / "README.md", tables(results))
+    _rewrite(root / "iopipe" / "kernels" / "README.md", kernel_tables(results))
+
+
+def _rewrite(readme: Path, table: str) -> None:
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    table = tables(root / "bench" / "results")
     readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 

@@ -19,7 +19,7 @@ def write_shards(folder: str) -> None:
     """Small JPEGs whose class is their main colour."""
     generator = np.random.default_rng(0)
     colors = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40]])
-    with iopipe.WebDatasetWriter(folder, max_samples=100) as writer:
+    with iopipe.DatasetWriter(folder, max_samples=100) as writer:
         for number in range(NUM_SAMPLES):
             noise = generator.integers(-40, 40, (48, 64, 3))
             pixels = (colors[number % NUM_CLASSES] + noise).clip(0, 255).astype(np.uint8)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iopipe.errors import PipelineError as PipelineError
     from iopipe.errors import StateError as StateError
     from iopipe.errors import StorageError as StorageError
+    from iopipe.errors import WorkerError as WorkerError
     from iopipe.loaders.read import read as read
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from iopipe.protocols import Source as Source
     from iopipe.protocols import Store as Store
     from iopipe.readers import ArrowSource as ArrowSource
+    from iopipe.readers import DatasetWriter as DatasetWriter
+    from iopipe.readers import OpenOptions as OpenOptions
     from iopipe.readers import WebDatasetSource as WebDatasetSource
-    from iopipe.readers import WebDatasetWriter as WebDatasetWriter
+    from iopipe.readers import WriteOptions as WriteOptions
+    from iopipe.readers import inspect_dataset as inspect_dataset
     from iopipe.readers import open_source as open_source
+    from iopipe.readers import verify_dataset as verify_dataset
     from iopipe.readers import write_arrow as write_arrow
     from iopipe.report import write_html as write_html
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
+    from iopipe.storage import MappedStore as MappedStore
     from iopipe.storage import MemoryStore as MemoryStore
     from iopipe.storage import PosixStore as PosixStore
     from iopipe.storage import open_store as open_store
@@ -42,13 +48,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "ArrowSource": "iopipe.readers",
     "DataError": "iopipe.errors",
+    "DatasetWriter": "iopipe.readers",
     "ErrorBudgetExceeded": "iopipe.errors",
     "ImageOptions": "iopipe.stages",
     "IopipeError": "iopipe.errors",
+    "MappedStore": "iopipe.storage",
     "MemoryStore": "iopipe.storage",
     "Meter": "iopipe.meter.meter",
     "MissingDependency": "iopipe.errors",
     "NotFoundError": "iopipe.errors",
+    "OpenOptions": "iopipe.readers",
     "Pipeline": "iopipe.pipeline",
     "PipelineError": "iopipe.errors",
     "PosixStore": "iopipe.storage",
@@ -60,10 +69,13 @@ _HOMES = {
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
     "WebDatasetSource": "iopipe.readers",
-    "WebDatasetWriter": "iopipe.readers",
+    "WorkerError": "iopipe.errors",
+    "WriteOptions": "iopipe.readers",
+    "inspect_dataset": "iopipe.readers",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",
+    "verify_dataset": "iopipe.readers",
     "write_arrow": "iopipe.readers",
     "write_html": "iopipe.report",
 }

@@ -39,7 +39,42 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="where files go")
     demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     demo.set_defaults(run=_demo)
+    from iopipe.jobs.command import add_arguments
+
+    shard = commands.add_parser("shard", help="write a dataset as shards, shuffled or not")
+    add_arguments(shard, shuffles=True)
+    convert = commands.add_parser("convert", help="write a dataset in another format")
+    add_arguments(convert, shuffles=False)
+    for command, run, purpose in (
+        ("inspect", _inspect, "say what a dataset holds"),
+        ("verify", _verify, "compare a dataset with the checksums that its writer noted"),
+    ):
+        added = commands.add_parser(command, help=purpose)
+        added.add_argument("dataset", nargs="+", help="shards, folders, patterns or a manifest")
+        added.add_argument("--json", action="store_true", help="print JSON")
+        added.set_defaults(run=run)
+    _add_kernels(commands)
     return parser
+
+
+def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`tune kernels` and `bench kernels`."""
+    tune = commands.add_parser("tune", help="search for the fastest configurations")
+    tuned = tune.add_subparsers(required=True, metavar="WHAT").add_parser(
+        "kernels", help="on this GPU; they are looked up from then on"
+    )
+    tuned.add_argument("--kernel", help="this one only")
+    tuned.add_argument("--shapes", type=Path, help="a file that collect_shapes wrote")
+    tuned.add_argument("--seconds", type=float, default=30.0, help="to search, a shape (30)")
+    tuned.add_argument("--check", action="store_true", help="only say which files are out of date")
+    tuned.set_defaults(run=_tune_kernels)
+    bench = commands.add_parser("bench", help="measure")
+    benched = bench.add_subparsers(required=True, metavar="WHAT").add_parser(
+        "kernels", help="against torch.compile and others, on this GPU"
+    )
+    benched.add_argument("--kernel", help="this one only")
+    benched.add_argument("--json", type=Path, required=True, help="where the results go")
+    benched.set_defaults(run=_bench_kernels)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -54,6 +89,51 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from iopipe.report.datasets import inspection_json, print_inspection
+
+    found = iopipe.inspect_dataset(options.dataset)
+    if options.json:
+        print(inspection_json(found))
+    else:
+        print_inspection(found)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from iopipe.report.datasets import print_verification, verification_json, verify_with_progress
+
+    found = verify_with_progress(options.dataset)
+    if options.json:
+        print(verification_json(found))
+    else:
+        print_verification(found)
+    return 0 if found.is_intact else 1
+
+
+def _tune_kernels(options: argparse.Namespace) -> int:
+    from iopipe.bench.kernels.catalogue import modules_of_cases
+    from iopipe.bench.kernels.tuning import TuneOptions, check_kernels, tune_kernels
+
+    modules = modules_of_cases()
+    if options.check:
+        lines = check_kernels(modules, kernel=options.kernel)
+        for line in lines:
+            print(line)
+        return 1 if lines else 0
+    wanted = TuneOptions(kernel=options.kernel, shapes=options.shapes, seconds=options.seconds)
+    tune_kernels(modules, wanted)
+    return 0
+
+
+def _bench_kernels(options: argparse.Namespace) -> int:
+    from iopipe.bench.kernels.catalogue import modules_of_cases
+    from iopipe.bench.kernels.compare import bench_kernels
+
+    bench_kernels(modules_of_cases(), options.json, kernel=options.kernel)
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
     │   └── NotFoundError (FileNotFoundError)
     ├── DataError (ValueError)           bytes that are not what their format promises
     ├── ErrorBudgetExceeded              more damaged samples than `max_errors` allows
+    ├── WorkerError                      a worker process that died
     └── MissingDependency (ImportError)  an optional package; the message names the extra
 
 Invariant: every message says what failed, with which value, and what to do.
@@ -77,6 +78,10 @@ class DataError(IopipeError, ValueError):
 
 class ErrorBudgetExceeded(IopipeError):
     """More damaged samples than the `max_errors` of the policy allows."""
+
+
+class WorkerError(IopipeError):
+    """A worker process died; the message names process, signal and what it worked on."""
 
 
 class MissingDependency(IopipeError, ImportError):

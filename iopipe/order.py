@@ -43,7 +43,7 @@ def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64A
     """
     num_rows = max(math.isqrt(num_items), 2)
     num_columns = -(-num_items // num_rows)
-    keys = _round_keys(key)
+    keys = round_keys(key)
     cells = _feistel(indices.astype(np.uint64), num_rows, num_columns, keys)
     (outside,) = np.nonzero(cells >= num_items)
     while outside.size:
@@ -53,8 +53,22 @@ def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64A
     return cells.astype(np.int64)
 
 
-def _round_keys(key: tuple[int, int]) -> UInt64Array:
-    """64 bits a round; seed and epoch count modulo 2**64."""
+def unpermute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64Array:
+    """The inverse of `permute`: which index it sends to each of `indices`."""
+    num_rows = max(math.isqrt(num_items), 2)
+    num_columns = -(-num_items // num_rows)
+    keys = round_keys(key)
+    cells = _unfeistel(indices.astype(np.uint64), num_rows, num_columns, keys)
+    (outside,) = np.nonzero(cells >= num_items)
+    while outside.size:
+        walked = _unfeistel(cells[outside], num_rows, num_columns, keys)
+        cells[outside] = walked
+        outside = outside[walked >= num_items]
+    return cells.astype(np.int64)
+
+
+def round_keys(key: tuple[int, int]) -> UInt64Array:
+    """uint64, one a round; seed and epoch count modulo 2**64.  The token kernel takes them."""
     words = b"".join((word % 2**64).to_bytes(8, "little") for word in key)
     digest = hashlib.shake_128(b"iopipe.order" + words).digest(8 * _NUM_ROUNDS)
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
@@ -75,6 +89,20 @@ def _feistel(cells: UInt64Array, num_rows: int, num_columns: int, keys: UInt64Ar
         place[moved] = np.remainder(shift, sizes[moved], out=shift)
     permuted: UInt64Array = place[0] * sizes[1] + place[1]
     return permuted
+
+
+def _unfeistel(
+    cells: UInt64Array, num_rows: int, num_columns: int, keys: UInt64Array
+) -> UInt64Array:
+    """`_feistel` backwards: each part is moved back by the hash that moved it."""
+    sizes = np.uint64(num_rows), np.uint64(num_columns)
+    place: list[UInt64Array] = [*np.divmod(cells, sizes[1])]
+    for index in reversed(range(len(keys))):
+        moved = index % 2
+        shift = _hash(place[1 - moved], keys[index]) % sizes[moved]
+        place[moved] = (place[moved] + sizes[moved] - shift) % sizes[moved]
+    restored: UInt64Array = place[0] * sizes[1] + place[1]
+    return restored
 
 
 def _hash(values: UInt64Array, key: np.uint64) -> UInt64Array:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from iopipe.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -86,6 +89,11 @@ class Store(Protocol):
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset` on; the bytes read, fewer only where the file ends."""
+        ...
+
+    def view(self, path: str) -> memoryview | None:
+        """The whole content of `path` as read-only memory, without a copy; None where this
+        store has none to show.  It stays valid for as long as it is held."""
         ...
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
@@ -221,6 +229,11 @@ class Source(Protocol):
         ...
 
     @property
+    def schema(self) -> pa.Schema:
+        """Type of each column as Arrow names it, known before anything is read."""
+        ...
+
+    @property
     def digest(self) -> str:
         """Hex digest of what the ids mean: shard names, sample counts, keys."""
         ...
@@ -235,7 +248,7 @@ class Source(Protocol):
     def locate(self, sample_id: int) -> Location: ...
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
-        """The byte ranges that `samples` would read for these ids, in their order."""
+        """The byte ranges that `samples` would read for these ids together."""
         ...
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:

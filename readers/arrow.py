@@ -1,180 +1,247 @@
-"""Arrow IPC files: record batches, mapped into memory.
+"""Arrow IPC files and streams: record batches, mapped into memory.
 
-A reader: columns of a file become columns of `Samples`.  Invariant: bytes and numbers are
-views of the mapped file until something downstream copies them on purpose.
+A reader: columns of a file become columns of `Samples`.  Invariant: bytes and numbers of
+batches that are not compressed are views of the mapped file until something downstream
+copies them on purpose; no batch is used that was not validated.
 
-Source: Apache Arrow columnar format, IPC file format.
+Source: Apache Arrow columnar format, IPC file and streaming format.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError, PipelineError
-from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Store
-from iopipe.readers.arrow_columns import ArrowColumn, NumbersColumn, Span, column_of
+from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
+from iopipe.readers.arrow_columns import ArrowColumn, Span, column_of, join, null_rows
+from iopipe.readers.arrow_encoder import arrow_encoder
+from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, check_footer, frames
+from iopipe.readers.formats import Format, OpenOptions
+from iopipe.readers.rows import Rows
 
 KEY = "__key__"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+_MAX_UNPACKED = 8
+"""Compressed batches that are kept once they were unpacked."""
 
 
-class _Batch:
-    """A record batch with its columns, opened when first asked for."""
+class Batch:
+    """A validated record batch with its columns, opened when first asked for."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self.num_rows = batch.num_rows
+    def __init__(self, batch: pa.RecordBatch, path: str) -> None:
+        try:
+            batch.validate(full=True)
+        except pa.ArrowException as error:
+            raise DataError(f"a record batch is damaged: {error}", shard=path) from error
         self._batch = batch
-        self._columns: dict[str, ArrowColumn] = {}
+        self._columns: dict[str, tuple[ArrowColumn, Any]] = {}
 
     def column(self, name: str) -> ArrowColumn:
-        column = self._columns.get(name)
-        if column is None:
-            column = self._columns[name] = column_of(self._batch.column(name))
-        return column
+        return self._opened(name)[0]
 
-    def is_null(self, name: str, row: int) -> bool:
-        array = self._batch.column(name)
-        return bool(array.null_count) and not array[row].is_valid
+    def take(self, name: str, rows: Int64Array, places: Int64Array) -> Column:
+        """These rows of a column; a null is a `DataError` with the place of its row."""
+        column, is_null = self._opened(name)
+        if is_null is not None and is_null[rows].any():
+            place = int(places[np.argmax(is_null[rows])])
+            raise DataError(f"field {name!r} is null", row=place)
+        return column.take(rows)
+
+    def _opened(self, name: str) -> tuple[ArrowColumn, Any]:
+        found = self._columns.get(name)
+        if found is None:
+            array = self._batch.column(name)
+            found = self._columns[name] = (column_of(array), null_rows(array))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class _File:
     path: str
     memory: pa.Buffer
     """The whole file, mapped where it is a local one."""
     schema: pa.Schema
-    batches: tuple[_Batch, ...]
-    ends: Int64Array
-    """Rows up to the end of each batch."""
+    frames: list[BatchFrame]
+    """Of the record batches."""
+    reader: Any
+    """Of a file: gives batches by number."""
+    batches: tuple[pa.RecordBatch, ...]
+    """Of a stream."""
 
 
 class ArrowSource:
-    """Random access to the rows of Arrow IPC files.
+    """Random access to the rows of Arrow IPC files or streams.
 
-    A row is a sample; its key is the column `__key__`, else the sample's number.  Numbers
-    become arrays, fixed-size lists of numbers [n, k] arrays, binary columns lists of
-    memoryviews into the file, everything else Python objects.  A row with a null is
-    damaged.
+    A row is a sample; its key is the column `__key__`, else the sample's number.  Numbers,
+    booleans, fixed-size lists of numbers and tensors of fixed shape become arrays, binary
+    columns views of the file, everything else Python objects; dictionary-encoded columns
+    are what their values are.  A row with a null is damaged.  A compressed batch is unpacked
+    as a whole, and some are kept; none may unpack to more than `max_batch_bytes`.
     """
 
     def __init__(
-        self, shards: Sequence[str], store: Store, *, columns: Sequence[str] | None = None
+        self,
+        shards: Sequence[str],
+        store: Store,
+        *,
+        columns: Sequence[str] | None = None,
+        max_batch_bytes: int = 1 << 30,
     ) -> None:
-        self._paths = tuple(shards)
-        self._shards = [_opened(path, store) for path in self._paths]
-        self._schema = self._shards[0].schema if self._shards else pa.schema([])
-        for shard in self._shards:
-            if not shard.schema.equals(self._schema):
+        self.shards = tuple(shards)
+        self._files = [_opened(path, store, max_batch_bytes) for path in self.shards]
+        self._file_schema = self._files[0].schema if self._files else pa.schema([])
+        for file in self._files:
+            if not file.schema.equals(self._file_schema):
                 raise DataError(
-                    f"its schema differs from that of {self._paths[0]!r}; read them apart",
-                    shard=shard.path,
+                    f"its schema differs from that of {self.shards[0]!r}; read them apart",
+                    shard=file.path,
                 )
-        self._columns = _chosen([n for n in self._schema.names if n != KEY], columns)
-        sizes = [int(shard.ends[-1]) if len(shard.ends) else 0 for shard in self._shards]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
-        self._digest = self._identity(sizes)
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return self._paths
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def faults(self) -> Sequence[DataError]:
-        return ()
+        self.columns = _chosen([n for n in self._file_schema.names if n != KEY], columns)
+        self.schema = pa.schema([self._file_schema.field(name) for name in self.columns])
+        self.faults: Sequence[DataError] = ()
+        self._places = [
+            (f, n) for f, file in enumerate(self._files) for n in range(len(file.frames))
+        ]
+        self._rows = Rows([self._files[f].frames[n].num_rows for f, n in self._places])
+        self.digest = self._identity()
+        self._kept = _Kept()
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._rows)
 
     def locate(self, sample_id: int) -> Location:
-        shard, batch, row = self._place(sample_id)
-        spans = _in_file(shard, batch.column(self._columns[0]).spans(row))
-        offset = spans[0][0] if spans else 0
-        return Location(shard.path, offset, self._key(sample_id, batch, row))
+        batches, rows = self._rows.place([sample_id])
+        batch, row = int(batches[0]), int(rows[0])
+        file = self._files[self._places[batch][0]]
+        offset = 0
+        if self.columns:
+            spans = _in_file(file, self._batch(batch).column(self.columns[0]).spans(row))
+            offset = spans[0][0] if spans else 0
+        return Location(file.path, offset, self._keys([sample_id])[0])
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
         """The bytes of each row's values in the file; nothing for compressed buffers,
         which have no bytes of their own there."""
         ranges = []
-        for sample in np.asarray(ids, np.int64).tolist():
-            shard, batch, row = self._place(sample)
-            for name in self._columns:
-                spans = _in_file(shard, batch.column(name).spans(row))
-                ranges += [ByteRange(shard.path, start, length) for start, length in spans]
+        for batch, row in zip(*(part.tolist() for part in self._rows.place(ids)), strict=True):
+            file = self._files[self._places[batch][0]]
+            for name in self.columns:
+                spans = _in_file(file, self._batch(batch).column(name).spans(row))
+                ranges += [ByteRange(file.path, start, length) for start, length in spans]
         return ranges
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
-        places = [self._place(sample) for sample in wanted.tolist()]
-        columns = {name: self._column(name, places) for name in self._columns}
-        keys = [
-            self._key(sample, batch, row)
-            for sample, (_, batch, row) in zip(wanted.tolist(), places, strict=True)
-        ]
-        return Samples(ids=wanted, keys=keys, columns=columns)
+        columns = {name: self._column(name, wanted) for name in self.columns}
+        return Samples(ids=wanted, keys=self._keys(wanted), columns=columns)
 
     # ---- inside ----------------------------------------------------------------------
 
-    def _column(self, name: str, places: list[tuple[_Shard, _Batch, int]]) -> Column:
-        for number, (_, batch, row) in enumerate(places):
-            if batch.is_null(name, row):
-                raise DataError(f"field {name!r} is null", row=number)
-        columns = [(batch.column(name), row) for _, batch, row in places]
-        values = [column[row] for column, row in columns]
-        if columns and isinstance(columns[0][0], NumbersColumn):
-            return np.stack(values)
-        return values
+    def _column(self, name: str, ids: Int64Array) -> Column:
+        batches, rows = self._rows.place(ids)
+        parts: list[tuple[Int64Array, Column]] = []
+        for batch in sorted(set(batches.tolist())):
+            places = np.flatnonzero(batches == batch)
+            parts.append((places, self._batch(batch).take(name, rows[places], places)))
+        return join(parts, len(ids)) if parts else []
 
-    def _key(self, sample_id: int, batch: _Batch, row: int) -> str:
-        return str(batch.column(KEY)[row]) if KEY in self._schema.names else str(sample_id)
+    def _keys(self, ids: Sequence[int] | Int64Array) -> list[str]:
+        wanted = np.asarray(ids, np.int64)
+        if KEY in self._file_schema.names:
+            return [str(key) for key in self._column(KEY, wanted)]
+        return [str(sample) for sample in wanted.tolist()]
 
-    def _place(self, sample_id: int) -> tuple[_Shard, _Batch, int]:
-        if not 0 <= sample_id < len(self):
-            raise IndexError(f"sample {sample_id} of {len(self)}")
-        number = int(np.searchsorted(self._ends, sample_id, side="right"))
-        shard = self._shards[number]
-        row = sample_id - (int(self._ends[number - 1]) if number else 0)
-        batch = int(np.searchsorted(shard.ends, row, side="right"))
-        return shard, shard.batches[batch], row - (int(shard.ends[batch - 1]) if batch else 0)
+    def _batch(self, number: int) -> Batch:
+        kept = self._kept.get(number)
+        if kept is not None:
+            return kept
+        f, n = self._places[number]
+        file = self._files[f]
+        try:
+            batch = file.batches[n] if file.reader is None else file.reader.get_batch(n)
+        except _DAMAGE as error:
+            raise DataError(f"record batch {n} cannot be read: {error}", shard=file.path) from error
+        if batch.num_rows != file.frames[n].num_rows:
+            raise DataError(f"record batch {n} has not the rows it says", shard=file.path)
+        return self._kept.put(number, Batch(batch, file.path), is_large=file.frames[n].is_packed)
 
-    def _identity(self, sizes: list[int]) -> str:
-        digest = hashlib.blake2b(str(self._schema.remove_metadata()).encode(), digest_size=16)
-        for path, size in zip(self._paths, sizes, strict=True):
-            digest.update(f"{path.rsplit('/', 1)[-1]}\0{size}\0".encode())
+    def _identity(self) -> str:
+        digest = hashlib.blake2b(str(self._file_schema.remove_metadata()).encode(), digest_size=16)
+        for file in self._files:
+            num_rows = sum(frame.num_rows for frame in file.frames)
+            digest.update(f"{file.path.rsplit('/', 1)[-1]}\0{num_rows}\0".encode())
         return digest.hexdigest()
 
 
-def _opened(path: str, store: Store) -> _Shard:
+class _Kept:
+    """Batches that were opened; of those that were unpacked only the latest.  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._small: dict[int, Batch] = {}
+        self._large: OrderedDict[int, Batch] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> Batch | None:
+        found = self._small.get(number)
+        if found is not None:
+            return found
+        with self._lock:
+            if number in self._large:
+                self._large.move_to_end(number)
+            return self._large.get(number)
+
+    def put(self, number: int, batch: Batch, *, is_large: bool) -> Batch:
+        if not is_large:
+            return self._small.setdefault(number, batch)
+        with self._lock:
+            self._large[number] = batch
+            while len(self._large) > _MAX_UNPACKED:
+                self._large.popitem(last=False)
+        return batch
+
+
+def _opened(path: str, store: Store, max_batch_bytes: int) -> _File:
     local = store.local_path(path)
     try:
         memory = _mapped(local) if local is not None else _read_whole(path, store)
-        reader = pa.ipc.open_file(memory)
-        batches = tuple(reader.get_batch(n) for n in range(reader.num_record_batches))
-        for batch in batches:
-            batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+        found = frames(memoryview(memory), path)
+        for frame in found:
+            if frame.is_packed and frame.num_unpacked_bytes > max_batch_bytes:
+                raise DataError(
+                    f"a batch unpacks to {frame.num_unpacked_bytes} bytes, allowed are "
+                    f"{max_batch_bytes}; raise max_sample_bytes",
+                    shard=path,
+                )
+        batches = [frame for frame in found if not frame.is_dictionary]
+        is_file = memory[: len(FILE_MAGIC)].to_pybytes() == FILE_MAGIC
+        held = [f for f in found if f.is_packed and (f.is_dictionary or not is_file)]
+        num_held_bytes = sum(frame.num_unpacked_bytes for frame in held)
+        if num_held_bytes > max_batch_bytes:
+            raise DataError(
+                f"its dictionaries, or all batches of a stream, unpack to {num_held_bytes} bytes, "
+                f"allowed are {max_batch_bytes}; raise max_sample_bytes or write it as a file",
+                shard=path,
+            )
+        if is_file:
+            check_footer(memoryview(memory), found, path)
+            reader = pa.ipc.open_file(memory)
+            return _File(path, memory, reader.schema, batches, reader, ())
+        stream = pa.ipc.open_stream(memory)
+        return _File(path, memory, stream.schema, batches, None, tuple(stream))
+    except _DAMAGE as error:
+        if isinstance(error, FileNotFoundError | DataError):
             raise
         raise DataError(
             f"it is no valid Arrow IPC file ({error}); write it again", shard=path
         ) from error
-    ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-    return _Shard(path, memory, reader.schema, tuple(map(_Batch, batches)), ends)
 
 
 def _mapped(path: str) -> pa.Buffer:
@@ -199,9 +266,9 @@ def _chosen(found: list[str], columns: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(columns or found)
 
 
-def _in_file(shard: _Shard, spans: list[Span]) -> list[Span]:
+def _in_file(file: _File, spans: list[Span]) -> list[Span]:
     """Memory spans as (offset, length) in the file; those outside of it are left out."""
-    start, end = shard.memory.address, shard.memory.address + shard.memory.size
+    start, end = file.memory.address, file.memory.address + file.memory.size
     return [
         (address - start, length)
         for address, length in spans
@@ -209,35 +276,21 @@ def _in_file(shard: _Shard, spans: list[Span]) -> list[Span]:
     ]
 
 
-def write_arrow(
-    path: str | os.PathLike[str],
-    samples: Iterable[Mapping[str, Any]],
-    *,
-    schema: pa.Schema | None = None,
-    rows_per_batch: int = 1024,
-) -> int:
-    """Write samples as one Arrow IPC file, in one step; the number of rows.
+def _is_content(head: bytes, path: str) -> bool:
+    is_stream = head.startswith(STREAM_START) and len(head) >= 8 and head[4:8] != bytes(4)
+    return head.startswith(FILE_MAGIC) or is_stream
 
-    Without `schema` the types are those that Arrow infers from the first batch.
-    """
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    rows = iter(samples)
-    first = list(islice(rows, rows_per_batch))
-    if schema is None:
-        schema = pa.Table.from_pylist([dict(row) for row in first]).schema
-    num_rows = 0
-    try:
-        with open(temporary, "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            batch = first
-            while batch:
-                writer.write_batch(
-                    pa.RecordBatch.from_pylist([dict(row) for row in batch], schema=schema)
-                )
-                num_rows += len(batch)
-                batch = list(islice(rows, rows_per_batch))
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return num_rows
+
+def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
+    return ArrowSource(
+        shards, store, columns=options.columns, max_batch_bytes=options.max_sample_bytes
+    )
+
+
+FORMAT = Format(
+    name="arrow",
+    suffixes=(".arrow", ".feather"),
+    is_content=_is_content,
+    open=_open,
+    encoder=arrow_encoder,
+)

@@ -7,16 +7,18 @@ folder; anything else in it is refused.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from iopipe.errors import DataError
+from iopipe.protocols import Store
+from iopipe.readers.atomic import write_atomically
 
 NAME = "manifest.json"
 SCHEMA = 1
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class ShardEntry:
     """Relative to the manifest, with forward slashes."""
     num_samples: int
     num_bytes: int
+    checksum: str = ""
+    """XXH3-64 of the shard, 16 hex digits; empty where its writer gave none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +45,17 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one step."""
     content = {"schema": SCHEMA, "num_samples": manifest.num_samples, **asdict(manifest)}
-    temporary = folder / f"{NAME}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, folder / NAME)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_manifest(store: Store, path: str) -> Manifest:
+    """The manifest at `path`, as untrusted as every file of a dataset."""
+    num_bytes = store.size(path)
+    if num_bytes > _MAX_BYTES:
+        raise DataError(f"a manifest of {num_bytes} bytes is not sane", shard=path)
+    content = bytearray(num_bytes)
+    num_read = store.read_into(path, 0, memoryview(content))
+    return parse_manifest(bytes(content[:num_read]), path)
 
 
 def parse_manifest(content: bytes, path: str) -> Manifest:
@@ -81,4 +89,7 @@ def _entry(raw: Any) -> ShardEntry:
     num_samples, num_bytes = raw["num_samples"], raw["num_bytes"]
     if not (isinstance(num_samples, int) and isinstance(num_bytes, int)):
         raise ValueError(f"the counts of {path!r} are no numbers")
-    return ShardEntry(path=path, num_samples=num_samples, num_bytes=num_bytes)
+    checksum = raw.get("checksum", "")
+    if not isinstance(checksum, str) or len(checksum) not in (0, 16):
+        raise ValueError(f"the checksum of {path!r} is no XXH3-64")
+    return ShardEntry(path=path, num_samples=num_samples, num_bytes=num_bytes, checksum=checksum)

@@ -6,7 +6,7 @@ shards of one source are all of one format.
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,13 @@ from collections.abc import Iterator, Sequence
 from iopipe.errors import DataError, NotFoundError, PipelineError
 from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.readers import manifest
-from iopipe.readers.arrow import ArrowSource
-from iopipe.readers.tar import BLOCK_BYTES, is_header
-from iopipe.readers.webdataset import WebDatasetSource
+from iopipe.readers.formats import Format, OpenOptions, all_formats, find_format
+from iopipe.readers.verify import Verify, check_shards, verified
 from iopipe.storage import open_store
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SHARD_PATTERNS = ("*.tar", "*.arrow")
-_MAX_MANIFEST_BYTES = 1 << 28
+_HEAD_BYTES = 512
 _MAX_BRACE_PATHS = 10_000_000
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -34,51 +32,86 @@ def open_source(
     columns: Sequence[str] | None = None,
     store: Store | None = None,
     on_error: ErrorPolicy = "raise",
+    verify: Verify = "off",
+    format: str | None = None,
+    options: OpenOptions | None = None,
 ) -> Source:
-    """Open a dataset: WebDataset tar shards or Arrow IPC files.
+    """Open a dataset of any format that iopipe knows.
 
     `paths` is a shard, a folder of shards, a manifest, a pattern with `*`, `?` or braces
     (`train-{000..127}.tar`, `{train,more}.tar`), or a list of these.  `store` reads them;
     by default the backend that their URL names.  `columns` are the fields to read.
+    `verify='shard'` compares every shard with its manifest once, now; `verify='sample'`
+    every sample with its checksum whenever it is read.  The format is judged by content
+    unless `format` names it; `options` holds what single formats need.
     """
-    wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    names = [os.fspath(path) for path in wanted]
-    if not names:
-        raise PipelineError("no paths were given; name at least one shard, folder or pattern")
-    opened = store or open_store(names[0])
+    if columns is not None and verify == "sample":
+        raise PipelineError(
+            "a sample's checksum is one of all fields; leave out columns=, or use verify='shard'"
+        )
+    chosen = dataclasses.replace(
+        options or OpenOptions(),
+        columns=None if columns is None else tuple(columns),
+        on_error=on_error,
+    )
+    opened = store or open_store(first_path(paths))
     try:
-        shards = [shard for name in names for shard in _shards(name, opened)]
-        return _open(shards, opened, columns, on_error)
+        shards = find_shards(paths, opened)
+        if verify == "shard":
+            check_shards(shards, opened)
+        found = find_format(format) if format else format_of(shards, opened)
+        source = found.open(shards, opened, chosen)
+        return verified(source, opened) if verify == "sample" else source
     finally:
         if store is None:
             opened.close()
 
 
-def _open(
-    shards: list[str], store: Store, columns: Sequence[str] | None, on_error: ErrorPolicy
-) -> Source:
-    formats = {_format(shard, store): shard for shard in shards}
+def find_shards(paths: Paths, store: Store) -> list[str]:
+    """The shards that `paths` names, as `open_source` understands it, in order."""
+    return [shard for name in _names(paths) for shard in _shards(name, store)]
+
+
+def first_path(paths: Paths) -> str:
+    """What decides which store serves them."""
+    return _names(paths)[0]
+
+
+def _names(paths: Paths) -> list[str]:
+    wanted = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not wanted:
+        raise PipelineError("no paths were given; name at least one shard, folder or pattern")
+    return [os.fspath(path) for path in wanted]
+
+
+def format_of(shards: Sequence[str], store: Store) -> Format:
+    """The one format of all these shards."""
+    formats = {_format(shard, store).name: shard for shard in shards}
     if len(formats) > 1:
         raise PipelineError(
             f"the shards are of several formats: {formats}; open each format on its own"
         )
-    if "arrow" in formats:
-        return ArrowSource(shards, store, columns=columns)
-    return WebDatasetSource(shards, store, columns=columns, on_error=on_error)
+    return find_format(next(iter(formats)))
 
 
-def _format(shard: str, store: Store) -> str:
-    """By content first; an archive that is damaged at its start is known by its name."""
-    head = memoryview(bytearray(BLOCK_BYTES))
-    content = bytes(head[: store.read_into(shard, 0, head)])
-    if content.startswith(b"ARROW1"):
-        return "arrow"
-    if is_header(content) or shard.endswith(".tar"):
-        return "webdataset"
-    if shard.endswith(".arrow"):
-        return "arrow"
+def _format(shard: str, store: Store) -> Format:
+    """By content first; a shard that is damaged at its start is known by its name."""
+    local = store.local_path(shard)
+    head = memoryview(bytearray(_HEAD_BYTES))
+    if local is not None and os.path.isdir(local):
+        content = b""
+    else:
+        content = bytes(head[: store.read_into(shard, 0, head)])
+    known = all_formats()
+    for found in known:
+        if found.is_content(content, shard):
+            return found
+    for found in known:
+        if shard.endswith(found.suffixes):
+            return found
     raise DataError(
-        "it is neither a tar archive nor an Arrow IPC file; convert it to one of these",
+        f"its content is of no format that is known ({', '.join(f.name for f in known)}); "
+        "name its format or convert it",
         shard=shard,
     )
 
@@ -96,7 +129,7 @@ def _matching(pattern: str, store: Store) -> list[str]:
     if pattern.endswith("/" + manifest.NAME) or pattern == manifest.NAME:
         return _listed(pattern, store)
     local = store.local_path(pattern)
-    if local is not None and os.path.isdir(local):
+    if pattern.endswith("/") or (local is not None and os.path.isdir(local)):
         return _in_folder(pattern.rstrip("/"), store)
     store.size(pattern)  # a missing shard is an error now, by name
     return [pattern]
@@ -106,8 +139,12 @@ def _in_folder(folder: str, store: Store) -> list[str]:
     listed = store.glob(f"{_escaped(folder)}/{manifest.NAME}")
     if listed:
         return _listed(f"{folder}/{manifest.NAME}", store)
-    found = [store.glob(f"{_escaped(folder)}/{pattern}") for pattern in _SHARD_PATTERNS]
-    return list(itertools.chain(*found))
+    found = store.glob(f"{_escaped(folder)}/*")
+    suffixes = [suffix for known in all_formats() for suffix in known.suffixes]
+    shards = [shard for suffix in suffixes for shard in found if shard.endswith(suffix)]
+    local = store.local_path(folder) or folder
+    is_dataset = not shards and any(known.is_content(b"", local) for known in all_formats())
+    return [local] if is_dataset else shards
 
 
 def _escaped(folder: str) -> str:
@@ -115,13 +152,8 @@ def _escaped(folder: str) -> str:
 
 
 def _listed(path: str, store: Store) -> list[str]:
-    num_bytes = store.size(path)
-    if num_bytes > _MAX_MANIFEST_BYTES:
-        raise DataError(f"a manifest of {num_bytes} bytes is not sane", shard=path)
-    content = bytearray(num_bytes)
-    store.read_into(path, 0, memoryview(content))
     folder = path[: -len(manifest.NAME)]
-    return [folder + shard.path for shard in manifest.parse_manifest(bytes(content), path).shards]
+    return [folder + shard.path for shard in manifest.read_manifest(store, path).shards]
 
 
 def _expanded(pattern: str) -> Iterator[str]:

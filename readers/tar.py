@@ -20,7 +20,7 @@ _NEAR_BYTES = 1 << 18
 """What is read at a header: a few blocks where members are large, else enough for many
 members, because a read costs about as much as copying 64 KiB."""
 _NEAR_MEMBER_BYTES = 1 << 16
-_MAX_EXTENSION_BYTES = 1 << 20
+MAX_EXTENSION_BYTES = 1 << 20
 _CHECKSUM = slice(148, 156)
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
@@ -63,13 +63,14 @@ class _Window:
         return self._bytes[first : first + length]
 
 
-def walk(store: Store, path: str) -> Iterator[Member | TarDamage]:
-    """The regular files of an archive in order; a `TarDamage` can only be the last item.
+def walk(store: Store, path: str, offset: int = 0) -> Iterator[Member | TarDamage]:
+    """The regular files of an archive from the header at `offset` on, in order; a
+    `TarDamage` can only be the last item.
 
     Folders, links and devices are passed over, as WebDataset does.
     """
     window = _Window(store, path)
-    offset, num_bytes = 0, 0
+    num_bytes = 0
     extensions: dict[str, str] = {}
     while True:
         ahead = _NEAR_BYTES if num_bytes < _NEAR_MEMBER_BYTES else _FAR_BYTES
@@ -94,12 +95,12 @@ def walk(store: Store, path: str) -> Iterator[Member | TarDamage]:
             return
         offset = data + -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
         if kind in b"xLg":
-            if num_bytes > _MAX_EXTENSION_BYTES:
+            if num_bytes > MAX_EXTENSION_BYTES:
                 yield TarDamage(f"an extended header of {num_bytes} bytes is not sane", data)
                 return
             content = window.read(data, num_bytes, ahead)
             try:
-                _extend(extensions, kind, content)
+                extend(extensions, kind, content)
             except ValueError:
                 yield TarDamage("an extended header is malformed", data)
                 return
@@ -156,7 +157,7 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _extend(extensions: dict[str, str], kind: bytes, content: bytes) -> None:
+def extend(extensions: dict[str, str], kind: bytes, content: bytes) -> None:
     """Take over a GNU long name, or the records of a pax header: b'<length> key=value\\n'.
 
     Global pax records ('g') do not name single members; they are passed over.
@@ -200,17 +201,17 @@ def padding(num_bytes: int) -> bytes:
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 
 
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = (bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2).ljust(355, b"\0")
+_CONSTANT_SUM = sum(_OWNER + _TIME + b" " * 8 + _REST)
+"""The checksum's own field counts as spaces."""
+
+
 def _ustar(name: bytes, num_bytes: int, kind: bytes) -> bytes:
-    fields = (
-        name.ljust(100, b"\0"),
-        b"0000644\0" + b"0000000\0" * 2,
-        b"%011o\0" % num_bytes,
-        b"00000000000\0",
-        b" " * 8,
-        kind + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2,
-    )
-    header = b"".join(fields).ljust(BLOCK_BYTES, b"\0")
-    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    size = b"%011o\0" % num_bytes
+    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(size) + kind[0])
+    return b"".join((name.ljust(100, b"\0"), _OWNER, size, _TIME, checksum, kind, _REST))
 
 
 def _pax_record(key: bytes, value: bytes) -> bytes:

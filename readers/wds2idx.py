@@ -8,18 +8,22 @@ of its members; v1.1 has no names.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from iopipe.errors import DataError
-from iopipe.readers.index import IndexBuilder, ShardIndex
+from iopipe.readers.shard_index import IndexBuilder, ShardIndex
 from iopipe.readers.tar import Member
+
+_NUMBER = re.compile("[0-9]{1,18}")
+"""Of bytes: more digits would not fit 64 bits."""
 
 
 def write_wds2idx(index: ShardIndex, path: str | os.PathLike[str]) -> None:
     """Write an index as DALI's `fn.readers.webdataset(index_paths=...)` reads it."""
     lines = [f"v1.2 {len(index)}\n", *_wds2idx_lines(index)]
-    Path(path).write_text("".join(lines))
+    Path(path).write_text("".join(lines), "utf-8")
 
 
 def _wds2idx_lines(index: ShardIndex) -> Iterator[str]:
@@ -36,12 +40,25 @@ def _wds2idx_lines(index: ShardIndex) -> Iterator[str]:
 
 def read_wds2idx(path: str | os.PathLike[str]) -> ShardIndex:
     """Read DALI's index, v1.2 or v1.1 (which has no names: keys are the sample numbers)."""
-    header, *lines = Path(path).read_text().splitlines() or [""]
+    try:
+        return _parsed(Path(path).read_text("utf-8"))
+    except DataError as error:
+        error.shard = os.fspath(path)
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the wds2idx index is no UTF-8 text ({error}); make it again", shard=os.fspath(path)
+        ) from error
+
+
+def _parsed(content: str) -> ShardIndex:
+    header, *lines = content.removesuffix("\n").split("\n")
     version, _, count = header.partition(" ")
     width = {"v1.2": 4, "v1.1": 3}.get(version)
-    if width is None or not count.isdigit() or int(count) != len(lines):
+    if width is None or count != str(len(lines)):
         raise DataError(
-            f"{header!r} is no header of a wds2idx index with {len(lines)} samples; make it again"
+            f"{header[:80]!r} is no header of a wds2idx index with {len(lines)} samples; make it "
+            "again"
         )
     builder = IndexBuilder()
     for number, line in enumerate(lines):
@@ -51,7 +68,7 @@ def read_wds2idx(path: str | os.PathLike[str]) -> ShardIndex:
         for start in range(0, len(words), width):
             name, offset, length, *rest = words[start : start + width]
             key = rest[0][: -len(name) - 1] if rest else str(number)
-            if not (offset.isdigit() and length.isdigit()):
+            if not (_NUMBER.fullmatch(offset) and _NUMBER.fullmatch(length)):
                 raise DataError(f"line {number + 2} of the wds2idx index has no numbers")
             builder.add(key, name, Member(f"{key}.{name}", int(offset), int(length)))
     return builder.build()

@@ -19,21 +19,22 @@ import pyarrow as pa
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import (
     ByteRange,
-    Column,
     ErrorPolicy,
     Int64Array,
     Location,
-    Ragged,
-    ReadRequest,
     Samples,
+    Source,
     Store,
 )
-from iopipe.readers.index import Fault, ShardIndex, load_index
+from iopipe.readers.formats import Format, OpenOptions
+from iopipe.readers.gather import gather, plan_gathering
+from iopipe.readers.index import load_index
+from iopipe.readers.rows import Rows
+from iopipe.readers.shard_index import Fault, ShardIndex
+from iopipe.readers.tar import is_header
+from iopipe.readers.tar_encoder import TarEncoder
 
 _INDEX_THREADS = 4
-_MAX_GAP_BYTES = 1 << 16
-"""Members further apart than this are read apart; bytes between nearer ones are read along,
-which costs less than another read."""
 
 
 class WebDatasetSource:
@@ -52,134 +53,52 @@ class WebDatasetSource:
         columns: Sequence[str] | None = None,
         on_error: ErrorPolicy = "raise",
     ) -> None:
-        self._shards = tuple(shards)
+        self.shards = tuple(shards)
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
-            indexes = list(pool.map(lambda shard: load_index(store, shard), self._shards))
-        self._columns = _chosen(indexes, columns)
-        self._faults: list[DataError] = []
+            indexes = list(pool.map(lambda shard: load_index(store, shard), self.shards))
+        self.columns = _chosen(indexes, columns)
+        self.faults: list[DataError] = []
         parts = [
-            self._selected(shard, index) for shard, index in zip(self._shards, indexes, strict=True)
+            self._selected(shard, index) for shard, index in zip(self.shards, indexes, strict=True)
         ]
-        if on_error == "raise" and self._faults:
-            raise self._faults[0]
-        width = len(self._columns)
-        self._ends = np.cumsum([len(keys) for keys, _, _ in parts], dtype=np.int64)
+        if on_error == "raise" and self.faults:
+            raise self.faults[0]
+        width = len(self.columns)
+        self.schema = pa.schema([(name, pa.binary()) for name in self.columns])
+        self._rows = Rows([len(keys) for keys, _, _ in parts])
         self._keys = [keys for keys, _, _ in parts]
         self._offsets = np.concatenate([np.empty((0, width), np.int64), *(p[1] for p in parts)])
         self._lengths = np.concatenate([np.empty((0, width), np.int64), *(p[2] for p in parts)])
-        self._digest = self._identity()
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return self._shards
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self._columns
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def faults(self) -> Sequence[DataError]:
-        return self._faults
+        self.digest = self._identity()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._rows)
 
     def locate(self, sample_id: int) -> Location:
-        shard, row = self._place(sample_id)
+        shards, rows = self._rows.place([sample_id])
+        shard = int(shards[0])
         offset = int(self._offsets[sample_id].min())
-        return Location(self._shards[shard], offset, self._keys[shard][row].as_py())
+        return Location(self.shards[shard], offset, self._keys[shard][int(rows[0])].as_py())
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
         wanted = np.asarray(ids, np.int64)
-        rows, offsets, lengths, _ = self._reads(wanted)
-        shards = np.searchsorted(self._ends, wanted, side="right")[rows].tolist()
-        return [
-            ByteRange(self._shards[shard], offset, length)
-            for shard, offset, length in zip(
-                shards, offsets.tolist(), lengths.tolist(), strict=True
-            )
-        ]
+        shards, _ = self._rows.place(wanted)
+        plan = plan_gathering(shards, self._offsets[wanted], self._lengths[wanted])
+        return plan.ranges(self.shards)
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
-        rows, offsets, lengths, starts = self._reads(wanted)
-        shards = np.searchsorted(self._ends, wanted, side="right")
-        buffer = np.empty(int(lengths.sum()), np.uint8)
-        places = np.cumsum(lengths) - lengths
-        self._fill(store, buffer, shards[rows].tolist(), offsets, lengths, places, rows)
-        columns: dict[str, Column] = {
-            name: Ragged(
-                buffer,
-                places[starts[:, number]]
-                + self._offsets[wanted, number]
-                - offsets[starts[:, number]],
-                self._lengths[wanted, number],
-            )
-            for number, name in enumerate(self._columns)
-        }
-        keys = [
-            self._keys[shard][sample - (self._ends[shard - 1] if shard else 0)].as_py()
-            for shard, sample in zip(shards.tolist(), wanted.tolist(), strict=True)
-        ]
-        return Samples(ids=wanted, keys=keys, columns=columns)
+        shards, rows = self._rows.place(wanted)
+        fields = gather(store, self.shards, shards, self._offsets[wanted], self._lengths[wanted])
+        columns = dict(zip(self.columns, fields, strict=True))
+        return Samples(ids=wanted, keys=self._keys_of(shards, rows), columns=columns)
 
-    # ---- reading ---------------------------------------------------------------------
-
-    def _reads(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-        """The reads for these samples: (row, offset, length) of each, and for every row and
-        column the number of the read that holds it."""
-        offsets, lengths = self._offsets[ids], self._lengths[ids]
-        ends = offsets + lengths
-        spans = ends.max(axis=1, initial=0) - offsets.min(axis=1, initial=1 << 62)
-        is_near = spans <= lengths.sum(axis=1) + _MAX_GAP_BYTES
-        width = len(self._columns)
-        num_reads = np.where(is_near, 1, width)
-        first = np.cumsum(num_reads) - num_reads
-        starts = first[:, None] + np.where(is_near[:, None], 0, np.arange(width))
-        rows = np.repeat(np.arange(len(ids)), num_reads)
-        read_offsets = np.full(len(rows), 1 << 62, np.int64)
-        read_ends = np.zeros(len(rows), np.int64)
-        np.minimum.at(read_offsets, starts, offsets)
-        np.maximum.at(read_ends, starts, ends)
-        return rows, read_offsets, read_ends - read_offsets, starts
-
-    def _fill(
-        self,
-        store: Store,
-        buffer: np.ndarray[tuple[int], np.dtype[np.uint8]],
-        shards: list[int],
-        offsets: Int64Array,
-        lengths: Int64Array,
-        places: Int64Array,
-        rows: Int64Array,
-    ) -> None:
-        view = buffer.data
-        requests = [
-            ReadRequest(self._shards[shard], offset, view[place : place + length])
-            for shard, offset, length, place in zip(
-                shards, offsets.tolist(), lengths.tolist(), places.tolist(), strict=True
-            )
-        ]
-        counts = np.array(store.submit(requests).wait(), np.int64)
-        if (counts != lengths).any():
-            number = int(np.argmax(counts != lengths))
-            raise DataError(
-                f"only {counts[number]} of {lengths[number]} bytes could be read; the shard "
-                "became shorter since it was indexed: open the dataset again",
-                row=int(rows[number]),
-                shard=self._shards[shards[number]],
-                offset=int(offsets[number]),
-            )
-
-    def _place(self, sample_id: int) -> tuple[int, int]:
-        if not 0 <= sample_id < len(self):
-            raise IndexError(f"sample {sample_id} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, sample_id, side="right"))
-        return shard, sample_id - (int(self._ends[shard - 1]) if shard else 0)
+    def _keys_of(self, shards: Int64Array, rows: Int64Array) -> list[str]:
+        if len(set(shards.tolist())) == 1:
+            found: list[Any] = self._keys[int(shards[0])].take(rows).to_pylist()
+            return found
+        pairs = zip(shards.tolist(), rows.tolist(), strict=True)
+        return [self._keys[shard][row].as_py() for shard, row in pairs]
 
     # ---- opening ---------------------------------------------------------------------
 
@@ -189,16 +108,16 @@ class WebDatasetSource:
         """The complete samples of a shard, in the order of the source's columns."""
         self._note(shard, index.faults)
         if not len(index):
-            none = np.empty((0, len(self._columns)), np.int64)
+            none = np.empty((0, len(self.columns)), np.int64)
             return index.keys, none, none
-        places = [index.columns.index(n) if n in index.columns else -1 for n in self._columns]
+        places = [index.columns.index(n) if n in index.columns else -1 for n in self.columns]
         lengths = index.lengths[:, places]
         offsets = index.offsets[:, places]
         lengths[:, [place < 0 for place in places]] = -1
         is_absent = lengths < 0
         incomplete = np.flatnonzero(is_absent.any(axis=1)).tolist()
         for row in incomplete:
-            name = self._columns[int(np.argmax(is_absent[row]))]
+            name = self.columns[int(np.argmax(is_absent[row]))]
             reason = f"the sample has no member {name!r}"
             offset = int(index.offsets[row][index.lengths[row] >= 0].min())
             self._note(shard, [Fault(reason, offset, index.keys[row].as_py())])
@@ -208,14 +127,14 @@ class WebDatasetSource:
         return index.keys.take(complete), offsets[complete], lengths[complete]
 
     def _note(self, shard: str, faults: Sequence[Fault]) -> None:
-        self._faults += [
+        self.faults += [
             DataError(fault.reason, shard=shard, offset=fault.offset, key=fault.key or None)
             for fault in faults
         ]
 
     def _identity(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for shard, keys in zip(self._shards, self._keys, strict=True):
+        for shard, keys in zip(self.shards, self._keys, strict=True):
             digest.update(f"{shard.rsplit('/', 1)[-1]}\0{len(keys)}\0".encode())
             digest.update("\0".join(map(str, keys.to_pylist())).encode())
         return digest.hexdigest()
@@ -233,3 +152,16 @@ def _chosen(indexes: Sequence[ShardIndex], columns: Sequence[str] | None) -> tup
             "choose among those"
         )
     return cast(tuple[str, ...], tuple(columns))
+
+
+def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
+    return WebDatasetSource(shards, store, columns=options.columns, on_error=options.on_error)
+
+
+FORMAT = Format(
+    name="webdataset",
+    suffixes=(".tar",),
+    is_content=lambda head, path: is_header(head),
+    open=_open,
+    encoder=TarEncoder,
+)

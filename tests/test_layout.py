@@ -42,9 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": {"errors"},
     "readers": CONTRACTS | {"storage"},
     "loaders": CORE | {"readers", "kernels"},
-    "report": CORE,
-    "bench": CORE | {"readers", "loaders", "kernels", "report"},
-    "cli": CORE | {"readers", "loaders", "kernels", "report", "bench"},
+    "jobs": CORE | {"readers"},
+    "report": CORE | {"readers"},
+    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
+    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench"},
 }
 
 

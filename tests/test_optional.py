@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia")
+OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia", "triton")
 
 BLOCK = f"""
 import importlib.abc, sys
@@ -22,7 +22,12 @@ IMPORT_ALL = """
 import iopipe, pkgutil, importlib
 for module in pkgutil.walk_packages(iopipe.__path__, "iopipe."):
     if ".peers" not in module.name:
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except iopipe.MissingDependency as error:
+            room, _, extra = str(error).partition(" needs triton: ")
+            assert room in module.name or "bench.kernels" in module.name, module.name
+            assert extra == "pip install 'iopipe[kernels]'", error
 """
 
 
@@ -45,6 +50,12 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "iopipe[demo]",
         ),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
+        ("from iopipe.kernels.tuning import resolve", "iopipe[kernels]"),
+        (
+            "import sys\nfrom iopipe import cli\n"
+            "sys.exit(cli.main(['tune', 'kernels', '--check']))",
+            "iopipe[kernels]",
+        ),
     ],
 )
 def test_what_needs_a_package_names_its_extra(code: str, extra: str) -> None:

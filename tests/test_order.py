@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iopipe.errors import PipelineError, StateError
-from iopipe.order import Order, permute
+from iopipe.order import Order, permute, unpermute
 
 SIZES = st.integers(1, 200)
 WORLDS = st.integers(1, 9)
@@ -265,3 +265,15 @@ def test_position_of_other_data(start: int) -> None:
 def test_ids_outside_the_share(first: int, last: int) -> None:
     with pytest.raises(IndexError, match=f"samples {first} to {last} asked for"):
         Order(num_samples=10, world=2).ids(0, 0, first, last)
+
+
+@given(
+    num_items=st.integers(1, 1 << 62) | st.integers(1, 300),
+    key=st.tuples(st.integers(0, 1 << 64), st.integers(0, 1 << 64)),
+    picks=st.lists(st.integers(0, 1 << 62), min_size=1, max_size=50),
+)
+def test_a_permutation_can_be_undone(
+    num_items: int, key: tuple[int, int], picks: list[int]
+) -> None:
+    indices = np.array([pick % num_items for pick in picks], np.int64)
+    assert unpermute(permute(indices, num_items, key), num_items, key).tolist() == indices.tolist()

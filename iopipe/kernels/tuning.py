@@ -1,49 +1,65 @@
 """How a kernel is launched: looked up, never searched for, when it runs.
 
 Stands under every kernel.  Invariant: a configuration changes speed only; every one of a
-kernel gives the same bits.
+kernel gives the same bits.  Nothing is timed here: `iopipe tune kernels` does that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
+import torch
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """One way to launch a kernel."""
+from iopipe.kernels import lookup
+from iopipe.kernels.configs import Config, Kernel, Problem
+from iopipe.kernels.gpus import current_gpu
 
-    blocks: Mapping[str, int] = field(default_factory=dict)
-    """The compile-time sizes and variants of the kernel, by the names it gives them."""
-    num_warps: int = 4
-    num_stages: int = 1
+__all__ = ["Config", "Kernel", "Problem", "forget", "observe", "resolve"]
 
+_MAX_CHOICES = 4096
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What a launch is about, as far as it decides which configuration is fast."""
-
-    dtypes: tuple[str, ...]
-    """Of the inputs and outputs, as torch names them: ('uint8', 'bfloat16')."""
-    shape: Mapping[str, int]
-    """Named sizes; they are put into buckets for the key."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
-    """What looking up and tuning must know of a kernel."""
-
-    name: str
-    functions: tuple[Any, ...]
-    """The Triton functions whose source is part of the key, helpers included."""
-    heuristic: Callable[[Problem], Config]
-    """A good configuration for any problem on any GPU; always works."""
-    candidates: Callable[[Problem], Sequence[Config]]
-    """What tuning tries; holds the heuristic's choice."""
+_choices: dict[tuple[object, ...], Config] = {}
+_observer: Callable[[Kernel, Problem], None] | None = None
 
 
 def resolve(kernel: Kernel, problem: Problem) -> Config:
-    """The configuration to launch `kernel` with."""
-    return kernel.heuristic(problem)
+    """The configuration to launch `kernel` with on the current device.
+
+    The first that exists for the bucket of `problem`: tuned by the user (`IOPIPE_TUNE_DIR`),
+    tuned on this machine (the cache folder), shipped for this GPU and minor version of Triton,
+    shipped for its architecture, the kernel's heuristic.  What was found is remembered, so
+    that a launch costs one look into a dictionary.  Sizes that are symbols of `torch.compile`
+    become numbers: the compiled graph is then for these sizes.
+    """
+    if _observer is not None:
+        _observer(kernel, problem)
+    shape = problem.shape
+    initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    device = torch.cuda.current_device() if initialised else None
+    key = (kernel.name, device, problem.dtypes, *shape, *map(int, shape.values()))
+    choice = _choices.get(key)
+    return _choose(kernel, problem, key) if choice is None else choice
+
+
+def _choose(kernel: Kernel, problem: Problem, key: tuple[object, ...]) -> Config:
+    sizes = {name: int(size) for name, size in problem.shape.items()}
+    plain = Problem(dtypes=problem.dtypes, shape=sizes)
+    gpu = current_gpu()
+    found = None if gpu is None else lookup.tuned(kernel, plain, gpu)
+    choice = kernel.heuristic(plain) if found is None else found
+    if len(_choices) >= _MAX_CHOICES:  # ragged sizes: let a few be looked up again
+        _choices.clear()
+    _choices[key] = choice
+    return choice
+
+
+def forget() -> None:
+    """Read the files again when next asked: they, or `IOPIPE_TUNE_DIR`, have changed."""
+    lookup.forget()
+    _choices.clear()
+
+
+def observe(observer: Callable[[Kernel, Problem], None] | None) -> None:
+    """Show `observer` every problem that is resolved, until None takes its place."""
+    global _observer
+    _observer = observer

@@ -3,8 +3,9 @@
 First in the flow.  Invariant: a backend knows names and byte ranges, never formats.
 """
 
+from iopipe.storage.mapped import MappedStore
 from iopipe.storage.memory import MemoryStore
 from iopipe.storage.open import open_store
 from iopipe.storage.posix import PosixStore
 
-__all__ = ["MemoryStore", "PosixStore", "open_store"]
+__all__ = ["MappedStore", "MemoryStore", "PosixStore", "open_store"]

@@ -56,6 +56,9 @@ class MemoryStore:
         buffer[: len(part)] = part
         return len(part)
 
+    def view(self, path: str) -> memoryview:
+        return memoryview(self._object(path))
+
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         return _DoneReads([self._attempt(request) for request in requests])
 

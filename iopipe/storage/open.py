@@ -10,26 +10,25 @@ import functools
 import re
 from typing import Any
 
-from iopipe.errors import StorageError
 from iopipe.protocols import Store
 from iopipe.storage.memory import MemoryStore
 from iopipe.storage.posix import PosixStore
+from iopipe.storage.remote import RemoteStore
 
 
 def open_store(url: str, **options: Any) -> Store:
     """A store for `url` and its neighbours; the caller closes it.
 
     A plain path or `file://` gives a new `PosixStore(**options)`; `memory://` gives the one
-    `MemoryStore` of this process, which takes no options.
+    `MemoryStore` of this process, which takes no options; any other URL a `RemoteStore` over
+    the file system that fsspec has for it.
     """
     scheme = _scheme(url)
     if scheme == "file":
         return PosixStore(**options)
     if scheme == "memory":
         return _memory_of_this_process(**options)
-    raise StorageError(
-        f"no store for {scheme!r} in {url!r}: known are plain paths, file:// and memory://"
-    )
+    return RemoteStore(url, **options)
 
 
 def _scheme(url: str) -> str:

@@ -98,6 +98,9 @@ class PosixStore:
         self._check_usable()
         return self._read(path, offset, buffer)
 
+    def view(self, path: str) -> None:
+        return None
+
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._check_usable()
         reads = _PooledReads(len(requests))

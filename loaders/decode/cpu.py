@@ -20,7 +20,7 @@ from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
 
 IMAGE_EXTENSIONS = frozenset(
-    ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
+    ("bmp", "gif", "image", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
 )
 
 

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from iopipe.errors import DataError
+from iopipe.loaders.decode.limits import check_npy
 from iopipe.protocols import Column
 
 _INTEGERS = {"cls", "cls2", "class", "count", "index", "inx", "id"}
 _TEXTS = {"txt", "text", "transcript"}
-# The last two are numpy's: a header that is no Python, and one that claims a huge shape.
-_DAMAGE = (ValueError, EOFError, RecursionError, tokenize.TokenError, MemoryError)
+# The last one is numpy's: a header that is no Python.
+_DAMAGE = (ValueError, EOFError, RecursionError, tokenize.TokenError)
 
 
 def field_decoder(name: str) -> Callable[[Column], Column] | None:
@@ -59,6 +60,7 @@ def _integer(raw: bytes) -> int:
 
 
 def _array(raw: bytes) -> npt.NDArray[Any]:
+    check_npy(raw)
     # Not np.load, which would also open zip files and answer with something else.
     array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
     return array

@@ -22,6 +22,7 @@ import simplejpeg
 from PIL import Image
 
 from iopipe.errors import DataError
+from iopipe.loaders.decode.limits import check_scans, tile_pixels, webp_pixels
 
 Pixels = npt.NDArray[np.uint8]
 """[height, width, 3]"""
@@ -78,23 +79,35 @@ class EncodedImage:
 def read_header(content: Any, *, max_pixels: int) -> EncodedImage:
     """Read the header of an image and refuse what is too large to be an honest one."""
     view = memoryview(content)
+    num_canvas_pixels = webp_pixels(view)
+    _check(num_canvas_pixels, f"a canvas of {num_canvas_pixels}", max_pixels)
+    num_tile_pixels = 0
     try:
         if bytes(view[:3]) == _JPEG_START:
             height, width = simplejpeg.decode_jpeg_header(view)[:2]
             image = EncodedImage(view, height, width, None)
         else:
             opened = Image.open(io.BytesIO(view), formats=_PILLOW_FORMATS)
+            num_tile_pixels = tile_pixels(opened)
             image = EncodedImage(view, opened.height, opened.width, opened)
     except (ValueError, OSError, SyntaxError) as error:
         raise DataError(f"it is no image that can be decoded: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"the image is too large: {error}") from error
-    if image.height * image.width > max_pixels:
-        raise DataError(
-            f"the image has {image.width} x {image.height} pixels, more than max_pixels="
-            f"{max_pixels}; raise max_pixels if it is meant to be so large"
-        )
+    num_pixels = image.height * image.width
+    _check(num_pixels, f"{image.width} x {image.height}", max_pixels)
+    _check(num_tile_pixels, f"tiles of {num_tile_pixels}", max_pixels)
+    if image.decoder is None:
+        check_scans(view, num_pixels, max_pixels)
     return image
+
+
+def _check(num_pixels: int, shown: str, max_pixels: int) -> None:
+    if num_pixels > max_pixels:
+        raise DataError(
+            f"the image has {shown} pixels, more than max_pixels={max_pixels}; "
+            "raise max_pixels if it is meant to be so large"
+        )
 
 
 def scratch(name: str, num_bytes: int) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
@@ -20,6 +21,7 @@ class NumberSource:
 
     shards = ("memory://numbers",)
     columns = ("x",)
+    schema = pa.schema({"x": pa.int64()})
 
     def __init__(
         self, num_samples: int, *, bad: Sequence[int] = (), sample_bytes: int = 100_000

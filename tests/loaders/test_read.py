@@ -29,7 +29,7 @@ def _jpeg(number: int) -> bytes:
 
 
 def _write(folder: Path, *, bad: tuple[int, ...] = ()) -> Path:
-    with iopipe.WebDatasetWriter(folder, max_samples=16) as writer:
+    with iopipe.DatasetWriter(folder, max_samples=16) as writer:
         for number in range(NUM_SAMPLES):
             content = _jpeg(number)
             if number in bad:
@@ -167,7 +167,8 @@ def test_a_shard_that_shrank_is_an_error_not_a_hang(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, threading, iopipe
+import signal, sys, threading, iopipe
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
 pipeline = iopipe.read(sys.argv[1]).decode(size=24).batch(4)
 try:
     with pipeline.run(num_epochs=None) as run:

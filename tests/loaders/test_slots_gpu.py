@@ -71,7 +71,7 @@ def test_host_slots_are_pinned_and_nothing_is_allocated_in_steady_state() -> Non
 
 
 def test_a_run_on_the_device_delivers_what_the_host_delivers(tmp_path: Path) -> None:
-    with iopipe.WebDatasetWriter(tmp_path) as writer:
+    with iopipe.DatasetWriter(tmp_path) as writer:
         for number in range(64):
             raw = io.BytesIO()
             color = (number * 3, 255 - number * 3, number)

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.protocols import Samples, Store
-from iopipe.readers import WebDatasetSource, WebDatasetWriter
-from iopipe.readers.index import SUFFIX, build_index
+from iopipe.readers import DatasetWriter, WebDatasetSource
+from iopipe.readers.index import build_index
+from iopipe.readers.sidecar import SUFFIX
 from iopipe.readers.wds2idx import read_wds2idx, write_wds2idx
 from iopipe.storage import MemoryStore, PosixStore
 
@@ -162,11 +163,20 @@ def test_only_the_chosen_fields_are_read() -> None:
 def test_ranges_hold_the_bytes_of_the_samples() -> None:
     content = _tar(_members(9))
     source, memory = _source(content)
-    for number, part in enumerate(source.ranges(range(9))):
+    for number in range(9):
+        (part,) = source.ranges([number])
         whole = content[part.offset : part.offset + part.length]
         sample = source.samples([number], memory).row(0)
         assert whole.startswith(sample["jpg"])
         assert whole.endswith(sample["cls"])
+    together = source.ranges([8, 0, 3, 1, 2, 2])
+    assert sum(part.length for part in together) < len(content)
+    for number in range(4):
+        (part,) = source.ranges([number])
+        assert any(
+            span.offset <= part.offset and part.offset + part.length <= span.offset + span.length
+            for span in together
+        )
 
 
 def test_a_source_travels_to_another_process() -> None:
@@ -182,7 +192,7 @@ def test_others_read_what_we_write(tmp_path: Path) -> None:
         {"__key__": f"p/{number:03d}" + "x" * (number * 12), "jpg": os.urandom(50), "cls": number}
         for number in range(12)
     ]
-    with WebDatasetWriter(tmp_path, max_samples=5) as writer:
+    with DatasetWriter(tmp_path, max_samples=5) as writer:
         for sample in samples:
             writer.write(sample)
     shards = sorted(str(path) for path in tmp_path.glob("*.tar"))
@@ -199,7 +209,7 @@ def test_others_read_what_we_write(tmp_path: Path) -> None:
 
 
 def test_the_writers_index_is_the_one_that_would_be_built(tmp_path: Path, store: Store) -> None:
-    with WebDatasetWriter(tmp_path) as writer:
+    with DatasetWriter(tmp_path) as writer:
         for number in range(30):
             writer.write({"__key__": str(number), "jpg": b"x" * number * 40 + b"y", "cls": 1})
     shard = str(tmp_path / "shard-000000.tar")
@@ -213,7 +223,7 @@ def test_the_writers_index_is_the_one_that_would_be_built(tmp_path: Path, store:
 
 
 def test_a_writer_that_failed_leaves_no_half_shard_and_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="fields"), WebDatasetWriter(tmp_path) as writer:
+    with pytest.raises(DataError, match="fields"), DatasetWriter(tmp_path) as writer:
         writer.write({"__key__": "1", "jpg": b"x"})
         writer.write({"__key__": "2", "png": b"x"})
     assert list(tmp_path.iterdir()) == []
@@ -222,7 +232,7 @@ def test_a_writer_that_failed_leaves_no_half_shard_and_no_manifest(tmp_path: Pat
 def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with WebDatasetWriter(tmp_path, max_samples=1) as writer:
+    with DatasetWriter(tmp_path, max_samples=1) as writer:
         writer.write({"__key__": "1", "jpg": b"x"})
         shard = tmp_path / "shard-000000.tar"
     content = shard.read_bytes()
@@ -232,7 +242,7 @@ def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
     try:
         with (
             pytest.raises(StorageError, match=r"shard-000000\.tar.*file too large"),
-            WebDatasetWriter(tmp_path) as writer,
+            DatasetWriter(tmp_path) as writer,
         ):
             writer.write({"__key__": "1", "jpg": b"x" * 5_000_000})
     finally:
@@ -248,6 +258,9 @@ def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
     [
         {"__key__": "a.b", "jpg": b"x"},
         {"__key__": "a", "JPG": b"x"},
+        {"__key__": "../a", "jpg": b"x"},
+        {"__key__": "/a", "jpg": b"x"},
+        {"__key__": "a"},
         {"__key__": "a", "jpg": 1.5},
         {"__key__": "a", "jpg": b""},
     ],
@@ -255,7 +268,7 @@ def test_a_full_disk_leaves_no_half_shard_and_no_manifest(
 def test_samples_that_could_not_be_read_back_are_refused(
     tmp_path: Path, sample: dict[str, Any]
 ) -> None:
-    with pytest.raises(DataError), WebDatasetWriter(tmp_path) as writer:
+    with pytest.raises(DataError), DatasetWriter(tmp_path) as writer:
         writer.write(sample)
 
 

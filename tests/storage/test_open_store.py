@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from iopipe.errors import StorageError
+from iopipe.errors import MissingDependency, StorageError
+from iopipe.readers import DatasetWriter, open_source
 from iopipe.storage import MemoryStore, PosixStore, open_store
 
 
@@ -38,6 +40,29 @@ def test_memory_copies_what_is_written() -> None:
     assert buffer == b"abc"
 
 
-def test_unknown_scheme_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"no store for 's3' in 's3://b/k'.*file://.*memory://"):
+def test_other_schemes_are_those_of_fsspec(tmp_path: Path) -> None:
+    store = open_store(f"local://{tmp_path}/x", num_threads=3)
+    assert store.describe() == "remote: local through fsspec, 3 threads"
+    store.close()
+    with pytest.raises(StorageError, match="no store for 'no-such://b/k'"):
+        open_store("no-such://b/k")
+    with pytest.raises(MissingDependency, match=r"no file system for 's3://b/k'.*s3fs"):
         open_store("s3://b/k")
+
+
+def test_a_dataset_is_read_through_fsspec(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "d", max_samples=3) as writer:
+        for number in range(8):
+            writer.write({"__key__": f"k{number}", "txt": f"text {number}" * 99})
+    url = f"local://{tmp_path}/d"
+    for name in (
+        f"{url}/manifest.json",
+        f"{url}/shard-{{000000..000002}}.tar",
+        f"{url}/*.tar",
+        f"{url}/",
+    ):
+        source = open_source(name)
+        assert len(source) == 8
+        with closing(open_store(url)) as store:
+            found = source.samples([7, 0, 3], store).columns["txt"]
+            assert [bytes(text) for text in found] == [f"text {n}".encode() * 99 for n in (7, 0, 3)]

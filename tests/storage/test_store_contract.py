@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Store
-from iopipe.storage import MemoryStore, PosixStore
+from iopipe.storage import MappedStore, MemoryStore, PosixStore
+from iopipe.storage.remote import RemoteStore
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 70_001, dtype=np.uint8).tobytes()
 SIZE = len(CONTENT)
@@ -32,14 +33,27 @@ class Place:
     remove: Callable[[str], None]
 
 
-def posix_place(folder: Path) -> Place:
+def posix_place(folder: Path, store: Store) -> Place:
     def put(name: str, data: bytes) -> str:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return str(path)
 
-    return Place(PosixStore(num_threads=4, max_open_files=8), f"{folder}/", put, os.unlink)
+    return Place(store, f"{folder}/", put, os.unlink)
+
+
+def remote_place(folder: Path) -> Place:
+    """fsspec's own file system of local files stands for any other of it."""
+
+    def put(name: str, data: bytes) -> str:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return f"file://{path}"
+
+    store = RemoteStore(f"local://{folder}")
+    return Place(store, f"file://{folder}/", put, lambda path: os.unlink(path[7:]))
 
 
 def memory_place() -> Place:
@@ -52,9 +66,16 @@ def memory_place() -> Place:
     return Place(store, "memory://set/", put, store.delete)
 
 
-@pytest.fixture(params=["posix", "memory"])
+@pytest.fixture(params=["posix", "mapped", "memory", "remote"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    place = posix_place(tmp_path) if request.param == "posix" else memory_place()
+    if request.param == "memory":
+        place = memory_place()
+    elif request.param == "remote":
+        place = remote_place(tmp_path)
+    elif request.param == "mapped":
+        place = posix_place(tmp_path, MappedStore(max_maps=2))
+    else:
+        place = posix_place(tmp_path, PosixStore(num_threads=4, max_open_files=8))
     yield place
     place.store.close()
 
@@ -243,7 +264,7 @@ PATTERNS = st.lists(
 def test_glob_of_both_stores_agrees(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], patterns: list[str]
 ) -> None:
-    places = posix_place(tmp_path_factory.mktemp("glob")), memory_place()
+    places = posix_place(tmp_path_factory.mktemp("glob"), PosixStore()), memory_place()
     for place in places:
         for name in names:
             place.put(name, b"")
@@ -267,3 +288,31 @@ def test_store_travels_to_another_process_as_bytes(place: Place) -> None:
 def test_close_twice(place: Place) -> None:
     place.store.close()
     place.store.close()
+
+
+# ---- views ---------------------------------------------------------------------------
+
+
+def test_a_view_shows_what_a_read_gives_or_there_is_none(place: Place) -> None:
+    path, empty = place.put("v", CONTENT), place.put("e", b"")
+    view = place.store.view(path)
+    if view is None:
+        assert isinstance(place.store, PosixStore | RemoteStore)
+        return
+    assert bytes(view) == CONTENT and view.readonly
+    assert bytes(place.store.view(empty) or b"") == b""
+    with pytest.raises(NotFoundError):
+        place.store.view(path + "-missing")
+
+
+def test_a_view_outlives_the_store_and_the_next_one_shows_the_new_file(place: Place) -> None:
+    path = place.put("v", CONTENT)
+    view = place.store.view(path)
+    if view is None:
+        return
+    place.remove(path)
+    assert place.store.view(place.put("v", b"new")) == b"new"
+    for number in range(5):
+        assert place.store.view(place.put(f"v{number}", b"%d" % number)) == b"%d" % number
+    place.store.close()
+    assert bytes(view) == CONTENT

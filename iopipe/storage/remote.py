@@ -1,0 +1,139 @@
+"""Objects of any file system that fsspec knows: S3, GCS, Azure, HTTP and others.
+
+Stands where `storage.posix` stands, for URLs.  Invariant: a read returns the bytes asked for or
+says where the object ended; errors of the file system become `StorageError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+from iopipe.errors import MissingDependency, NotFoundError, PipelineError, StorageError
+from iopipe.protocols import ReadRequest, Reads
+
+
+class RemoteStore:
+    """A `Store` over one fsspec file system; paths are its URLs.
+
+    Every request of `submit` is one range request, `num_threads` of them at a time.
+    Credentials are those that the file system finds by itself; they appear in no message.
+    """
+
+    def __init__(self, url: str, *, num_threads: int = 16) -> None:
+        """`url` is any of the file system's; it decides which one that is."""
+        if num_threads < 1:
+            raise PipelineError(f"num_threads={num_threads} must be 1 or more")
+        self._url = url
+        self._num_threads = num_threads
+        self._scheme = url.partition("://")[0]
+        self._files = _file_system(url)
+        self._sizes: dict[str, int] = {}
+        """As last asked for: an object store's objects do not grow, and a request for their
+        size costs as much as one for their bytes."""
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., RemoteStore], tuple[str, int]]:
+        return _from_settings, (self._url, self._num_threads)
+
+    def size(self, path: str) -> int:
+        self._sizes[path] = int(self._object(path)["size"])
+        return self._sizes[path]
+
+    def version(self, path: str) -> str:
+        """The ETag where there is one, else size and time of the last change."""
+        found = self._object(path)
+        tag = found.get("ETag") or found.get("etag")
+        changed = found.get("LastModified") or found.get("mtime") or found.get("updated")
+        return str(tag) if tag else f"{found['size']}-{changed}"
+
+    def _object(self, path: str) -> dict[str, Any]:
+        with _mapped("find", path):
+            found: dict[str, Any] = self._files.info(path)
+        if found.get("type") == "directory" or found.get("size") is None:
+            raise StorageError(f"cannot read {path!r}: it is a folder; give the path of an object")
+        return found
+
+    def glob(self, pattern: str) -> list[str]:
+        with _mapped("list", pattern):
+            found = self._files.glob(pattern, detail=True)
+        return sorted(
+            self._files.unstrip_protocol(path)
+            for path, about in found.items()
+            if about.get("type") != "directory"
+        )
+
+    def local_path(self, path: str) -> None:
+        return None
+
+    def view(self, path: str) -> None:
+        return None
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        if offset < 0:
+            raise StorageError(f"cannot read {path!r} at offset {offset}: give 0 or more")
+        size = self._sizes.get(path)
+        end = min(offset + len(buffer), self.size(path) if size is None else size)
+        if offset >= end:
+            return 0
+        with _mapped(f"read {end - offset} bytes at offset {offset} of", path):
+            content = self._files.cat_file(path, start=offset, end=end)
+        buffer[: len(content)] = content
+        return len(content)
+
+    def submit(self, requests: Sequence[ReadRequest]) -> Reads:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._num_threads, "iopipe-remote")
+        return _Reads(
+            [
+                self._pool.submit(self.read_into, request.path, request.offset, request.buffer)
+                for request in requests
+            ]
+        )
+
+    def describe(self) -> str:
+        return f"remote: {self._scheme} through fsspec, {self._num_threads} threads"
+
+    def close(self) -> None:
+        """Wait for the reads under way and end the threads; idempotent."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+
+class _Reads:
+    def __init__(self, futures: list[Future[int]]) -> None:
+        self._futures = futures
+
+    def wait(self) -> list[int]:
+        wait(self._futures)
+        return [future.result() for future in self._futures]
+
+
+def _file_system(url: str) -> Any:
+    import fsspec
+
+    try:
+        files, _ = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise MissingDependency(f"no file system for {url!r}: {error}") from error
+    except ValueError as error:
+        raise StorageError(f"no store for {url!r}: {error}") from error
+    return files
+
+
+@contextmanager
+def _mapped(action: str, path: str) -> Iterator[None]:
+    """What file systems raise is as different as they are: nothing of it gets through bare."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"cannot {action} {path!r}: there is no such object") from error
+    except Exception as error:
+        raise StorageError(f"cannot {action} {path!r}: {type(error).__name__}: {error}") from error
+
+
+def _from_settings(url: str, num_threads: int) -> RemoteStore:
+    return RemoteStore(url, num_threads=num_threads)

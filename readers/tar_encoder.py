@@ -1,0 +1,109 @@
+"""WebDataset shards, written: each field of a sample is a member of a tar archive.
+
+The writing side of the WebDataset format.  Invariant: a sample that is written is read back
+the same, or refused; the index that lies beside the shard is the one a reader would build.
+
+Source of the convention: T. Breuel, the WebDataset format specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from iopipe.errors import DataError, PipelineError
+from iopipe.readers.checksums import fingerprint
+from iopipe.readers.encoder import Finished
+from iopipe.readers.formats import WriteOptions
+from iopipe.readers.index import pack_index
+from iopipe.readers.shard_index import IndexBuilder, is_outside, split_name
+from iopipe.readers.sidecar import SUFFIX
+from iopipe.readers.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, header_blocks, padding
+
+
+class TarEncoder:
+    """An `Encoder` for one archive; fields are bytes, str or whole numbers."""
+
+    def __init__(self, sink: BinaryIO, options: WriteOptions) -> None:
+        if options.compression is not None or options.schema is not None:
+            raise PipelineError(
+                "tar shards have neither compression nor a schema; leave them out or write arrow"
+            )
+        self._sink = sink
+        self._builder = IndexBuilder()
+        self._columns: tuple[str, ...] = ()
+        self._checksums: list[int] = []
+        self._marks = (b"", b"")
+        self._padding = b""  # of the last member, written with what follows it
+        self.num_bytes = 0
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        key = sample["__key__"]
+        fields = {
+            name: _as_bytes(name, value, key) for name, value in sample.items() if name != "__key__"
+        }
+        self._check(key, fields)
+        for name, content in fields.items():
+            header = header_blocks(f"{key}.{name}", len(content))
+            offset = self.num_bytes + len(header)
+            self._builder.add(key, name, Member(f"{key}.{name}", offset, len(content)))
+            self._sink.write(self._padding + header)
+            self._sink.write(content)
+            self._padding = padding(len(content))
+            self.num_bytes = offset + len(content) + len(self._padding)
+            last = header[-BLOCK_BYTES:]
+            self._marks = (self._marks[0] or header[:BLOCK_BYTES], last)
+        self._checksums.append(fingerprint(fields))
+
+    def finish(self) -> Finished:
+        self._sink.write(self._padding + END_OF_ARCHIVE)
+        self.num_bytes += len(END_OF_ARCHIVE)
+        first, last = self._marks
+        marks = (first or END_OF_ARCHIVE[:BLOCK_BYTES]) + (last or END_OF_ARCHIVE[:BLOCK_BYTES])
+        index = pack_index(self._builder.build(), self.num_bytes, marks)
+        return Finished(
+            columns=self._columns, checksums=self._checksums, companions={SUFFIX: index}
+        )
+
+    def _check(self, key: str, fields: Mapping[str, bytes]) -> None:
+        """Refuse what would not be read back as it is; nothing is written yet."""
+        if not fields:
+            raise DataError("the sample has no fields", key=key)
+        self._columns = self._columns or tuple(fields)
+        if fields.keys() != set(self._columns):
+            raise DataError(
+                f"the sample has fields {sorted(fields)}, those before it "
+                f"{sorted(self._columns)}; write the same fields for all",
+                key=key,
+            )
+        if is_outside(key):
+            raise DataError("its key leads out of the dataset; use a relative name", key=key)
+        if key in self._builder.seen:
+            raise DataError("another sample of this shard has the same key", key=key)
+        for name, content in fields.items():
+            if split_name(f"{key}.{name}") != (key, name):
+                raise DataError(
+                    f"key {key!r} with field {name!r} is read back as "
+                    f"{split_name(f'{key}.{name}')}; use keys without dots in their last part "
+                    "and lower-case fields",
+                    key=key,
+                )
+            if not content:
+                raise DataError(f"field {name!r} has no bytes, which reads as damage", key=key)
+
+
+def _as_bytes(name: str, value: Any, key: str) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, int | np.integer):
+        return str(value).encode()
+    raise DataError(
+        f"field {name!r} is a {type(value).__name__}; encode it as bytes, str or a whole number",
+        key=key,
+    )
