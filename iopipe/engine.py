@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from iopipe.edge import Closed, Edge
 from iopipe.faults import Faults
 from iopipe.meter.report import EdgeReport, StageReport
@@ -96,10 +98,13 @@ class Engine:
         stages: Sequence[Stage],
         *,
         seed: int,
+        pads: bool,
         faults: Faults,
         delivery: Delivery | None,
     ) -> None:
+        """`pads`: samples may be there to fill up a batch only, and say whether they are."""
         self._tasks = enumerate(tasks)
+        self._pads = pads
         self._tasks_lock = threading.Lock()
         self._num_tasks = 0
         self._seed = seed
@@ -186,17 +191,19 @@ class Engine:
 
     def _wanted(self, task: Task) -> Samples:
         """The samples of a task before they are read: ids only, less the quarantined."""
-        ids = task.ids
-        if self._faults.quarantined:
-            ids = ids[[int(sample) not in self._faults.quarantined for sample in ids]]
-        return Samples(
-            ids=ids,
-            keys=[""] * len(ids),
+        wanted = Samples(
+            ids=task.ids,
+            keys=[""] * len(task.ids),
             columns={},
             seed=self._seed,
             epoch=task.epoch,
             allocate=self._room(task),
+            valid=np.arange(len(task.ids)) < task.num_valid if self._pads else None,
         )
+        bad = self._faults.quarantined
+        if bad:
+            return wanted.take([row for row, one in enumerate(task.ids) if int(one) not in bad])
+        return wanted
 
     def _room(self, task: Task) -> Allocate | None:
         if self._delivery is None:

@@ -49,13 +49,6 @@ def _gathered(samples: Samples, kept: list[int], results: list[Any]) -> Samples:
                 "return the same fields for every sample",
                 row=row,
             )
-    return Samples(
-        ids=samples.ids[kept],
-        keys=[
-            result.get("__key__", samples.keys[row])
-            for row, result in zip(kept, results, strict=True)
-        ],
-        columns={name: [result[name] for result in results] for name in names},
-        seed=samples.seed,
-        epoch=samples.epoch,
-    )
+    rest = samples.take(kept)
+    keys = [result.get("__key__", key) for result, key in zip(results, rest.keys, strict=True)]
+    return rest.made({name: [result[name] for result in results] for name in names}, keys=keys)

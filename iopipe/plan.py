@@ -9,33 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from iopipe.order import Order
-from iopipe.protocols import Int64Array
+from iopipe.errors import PipelineError
+from iopipe.order import Cursor, Order
+from iopipe.protocols import Int64Array, Source
 
+_PROBED_SAMPLES = 256
 _BLOCK_SAMPLES = 1024
 """Ids are permuted this many at a time: a call costs more than an id."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
-    """A place at a batch boundary: plain integers, independent of ranks and threads."""
-
-    epoch: int = 0
-    position: int = 0
-    """Samples of the epoch that all ranks together have consumed."""
+def mean_sample_bytes(source: Source) -> float:
+    """Bytes of a sample on average, 1 at least, judged by some that are spread over the source."""
+    num_samples = len(source)
+    if not num_samples:
+        return 1.0
+    probe = list(range(0, num_samples, max(1, num_samples // _PROBED_SAMPLES)))
+    return max(1.0, sum(part.length for part in source.ranges(probe)) / len(probe))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Samples that are read and decoded as one chunk."""
 
-    epoch: int
-    start: int
-    """The global position at which this run entered the epoch."""
+    entry: Cursor
+    """Where this run entered the epoch."""
     first: int
-    """How many of this rank's samples, counted from `start`, come before the chunk."""
+    """How many of this rank's samples, counted from `entry`, come before the chunk."""
     ids: Int64Array
+    num_valid: int
+    """Of `ids`, from the first on: those that are not there to fill up the last batch."""
     row: int
     """Where in its batch the chunk begins."""
     num_batch_rows: int
@@ -45,14 +49,51 @@ class Task:
         return self.row + len(self.ids) == self.num_batch_rows
 
     @property
+    def epoch(self) -> int:
+        return self.entry.epoch
+
+    @property
     def batch(self) -> tuple[int, int]:
         """What all chunks of a batch, and no others of the run, have in common."""
         return self.epoch, self.first - self.row
 
 
+class Plan(Protocol):
+    """Everything that fixes the sequence of tasks of one rank."""
+
+    @property
+    def order(self) -> Order: ...
+
+    @property
+    def end_epoch(self) -> int | None:
+        """The first epoch that is not run; None: without end."""
+        ...
+
+    def tasks(self, cursor: Cursor) -> Iterator[Task]:
+        """All tasks from `cursor` on, in order."""
+        ...
+
+    def after(self, entry: Cursor, num_samples: int) -> Cursor:
+        """The cursor once every rank was delivered `num_samples` since `entry`."""
+        ...
+
+    def num_batches(self, cursor: Cursor) -> int:
+        """Batches from `cursor` to the end of its epoch, the same on every rank; chunks where
+        nothing is batched."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What a saved place belongs to, as plain values."""
+        ...
+
+    def check(self, cursor: Cursor) -> None:
+        """`StateError` where there is no such place."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Everything that fixes the sequence of tasks."""
+class SamplePlan:
+    """Samples of an order, batch by batch."""
 
     order: Order
     batch_size: int | None
@@ -60,56 +101,62 @@ class Plan:
     drop_last: bool
     chunk_samples: int
     end_epoch: int | None
-    """The first epoch that is not run; None: without end."""
+
+    def __post_init__(self) -> None:
+        if self._drops and self.order.tail == "pad":
+            raise PipelineError(
+                "tail='pad' fills up the last batch and drop_last leaves it out: give one of them"
+            )
 
     def tasks(self, cursor: Cursor) -> Iterator[Task]:
-        """All tasks from `cursor` on, in order."""
-        epoch, start = cursor.epoch, cursor.position
-        while self.end_epoch is None or epoch < self.end_epoch:
-            yield from self._epoch(epoch, start)
-            epoch, start = epoch + 1, 0
+        while self.end_epoch is None or cursor.epoch < self.end_epoch:
+            yield from self._epoch(cursor)
+            cursor = Cursor(epoch=cursor.epoch + 1)
 
-    def after(self, task: Task, num_samples: int) -> Cursor:
-        """The cursor once `num_samples` of this task have been delivered."""
-        consumed = task.first + num_samples
-        if consumed >= self._num_samples(task.start):
-            return Cursor(epoch=task.epoch + 1)
-        return Cursor(epoch=task.epoch, position=self.order.position(task.start, consumed))
+    def after(self, entry: Cursor, num_samples: int) -> Cursor:
+        if num_samples >= self._num_samples(entry):
+            return Cursor(epoch=entry.epoch + 1)
+        return self.order.after(entry, num_samples)
 
-    def num_batches(self, start: int = 0) -> int:
-        """Batches of one epoch, the same on every rank; chunks where nothing is batched."""
+    def num_batches(self, cursor: Cursor) -> int:
         size = self.batch_size or self.chunk_samples
-        num_samples = self._num_samples(start)
+        num_samples = self._num_samples(cursor)
         return num_samples // size if self._drops else -(-num_samples // size)
+
+    def identity(self) -> dict[str, Any]:
+        return self.order.sequence.identity()
+
+    def check(self, cursor: Cursor) -> None:
+        self.order.num_left(cursor)
 
     @property
     def _drops(self) -> bool:
         return self.drop_last and self.batch_size is not None
 
-    def _num_samples(self, start: int) -> int:
-        num_samples = self.order.num_local(start)
-        if self._drops and self.batch_size is not None:
-            num_samples -= num_samples % self.batch_size
-        return num_samples
+    def _num_samples(self, cursor: Cursor) -> int:
+        size = self.batch_size or 1
+        num_samples = self.order.num_local(cursor, batch_size=size)
+        return num_samples - num_samples % size if self._drops else num_samples
 
-    def _epoch(self, epoch: int, start: int) -> Iterator[Task]:
+    def _epoch(self, entry: Cursor) -> Iterator[Task]:
         size = self.batch_size or self.chunk_samples
         block = max(1, _BLOCK_SAMPLES // size) * size
-        num_samples = self._num_samples(start)
+        num_samples = self._num_samples(entry)
         for first in range(0, num_samples, block):
-            ids = self.order.ids(epoch, start, first, min(first + block, num_samples))
+            ids = self.order.ids(entry, first, min(first + block, num_samples))
             for batch_first in range(0, len(ids), size):
                 batch_ids = ids[batch_first : batch_first + size]
-                yield from self._batch(epoch, start, first + batch_first, batch_ids)
+                yield from self._batch(entry, first + batch_first, batch_ids)
 
-    def _batch(self, epoch: int, start: int, first: int, ids: Int64Array) -> Iterator[Task]:
+    def _batch(self, entry: Cursor, first: int, ids: Int64Array) -> Iterator[Task]:
         for row in range(0, len(ids), self.chunk_samples):
             chunk = ids[row : row + self.chunk_samples]
+            start = first + row
             yield Task(
-                epoch=epoch,
-                start=start,
-                first=first + row,
+                entry=entry,
+                first=start,
                 ids=chunk,
+                num_valid=self.order.num_valid(entry, start, start + len(chunk)),
                 row=row,
                 num_batch_rows=len(ids),
             )

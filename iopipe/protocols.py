@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "quarantine"]
 Cause: TypeAlias = Literal["storage", "decode", "transform", "collate", "queue", "h2d", "loader"]
 """What a starved step waited for.  'queue': the batch was ready or parked between stages;
@@ -160,6 +161,8 @@ class Samples:
     epoch: int = 0
     allocate: Allocate | None = None
     """Room in the slot of the batch that these samples will be part of, where there is one."""
+    valid: BoolArray | None = None
+    """[n]: False for the samples that only fill up the last batch; None where none may."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,6 +187,19 @@ class Samples:
             seed=self.seed,
             epoch=self.epoch,
             allocate=self.allocate,
+            valid=None if self.valid is None else self.valid[list(rows)],
+        )
+
+    def made(self, columns: dict[str, Column], *, keys: list[str] | None = None) -> Samples:
+        """The same samples with other columns, as a stage hands them on; they are not written
+        into the slot again."""
+        return Samples(
+            ids=self.ids,
+            keys=self.keys if keys is None else keys,
+            columns=columns,
+            seed=self.seed,
+            epoch=self.epoch,
+            valid=self.valid,
         )
 
 
@@ -308,6 +324,8 @@ class Batch:
     columns: dict[str, Any]
     """Tensors [b, ...], lists [b] of what is no number, and `__key__`, a list of str."""
     num_samples: int
+    ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    """[b]: positions in the source, less those that only fill up the batch."""
     payload: Any = None
     """The flat buffer that holds all tensors of `columns`, while they still lie there."""
     layout: Mapping[str, Any] = field(default_factory=dict)

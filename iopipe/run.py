@@ -17,7 +17,8 @@ from iopipe.errors import PipelineError, StateError
 from iopipe.faults import Faults
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
-from iopipe.plan import Cursor, Plan, Task
+from iopipe.order import Cursor
+from iopipe.plan import Plan, Task
 from iopipe.protocols import ErrorPolicy, Samples, Source, Store
 from iopipe.stages import Delivery, Stage
 
@@ -90,8 +91,10 @@ class Run:
             raise TypeError("a run over samples has no length in batches; add batch(n)")
         if self._cursor.epoch >= plan.end_epoch:
             return 0
-        rest = plan.end_epoch - self._cursor.epoch - 1
-        return plan.num_batches(self._cursor.position) + rest * plan.num_batches()
+        later = range(self._cursor.epoch + 1, plan.end_epoch)
+        return plan.num_batches(self._cursor) + sum(
+            plan.num_batches(Cursor(epoch=epoch)) for epoch in later
+        )
 
     @property
     def epoch(self) -> int:
@@ -143,21 +146,15 @@ class Run:
         if differences:
             raise StateError(f"the state does not fit this run: {'; '.join(differences)}")
         cursor = Cursor(epoch=_natural(state, "epoch"), position=_natural(state, "position"))
-        if cursor.position > self._spec.plan.order.num_samples:
-            raise StateError(
-                f"position {cursor.position} lies past the {self._spec.plan.order.num_samples} "
-                "samples of the dataset; take the state from the same data"
-            )
+        self._spec.plan.check(cursor)
         self._quarantined = [int(sample) for sample in state.get("quarantined", ())]
         self._cursor = cursor
 
     def _identity(self) -> dict[str, Any]:
-        order = self._spec.plan.order
         return {
             "version": STATE_VERSION,
             "dataset": self._spec.source.digest,
-            "shuffle": order.shuffle,
-            "seed": order.seed,
+            **self._spec.plan.identity(),
         }
 
     def _quarantined_now(self) -> list[int]:
@@ -207,7 +204,7 @@ class Run:
             yield samples.row(row)
 
     def _move_to(self, task: Task, num_samples: int) -> None:
-        self._cursor = self._spec.plan.after(task, num_samples)
+        self._cursor = self._spec.plan.after(task.entry, task.first + num_samples)
 
     def _finish(self) -> None:
         self._finished = True
@@ -238,7 +235,8 @@ class _Pass:
         self.engine = Engine(
             spec.plan.tasks(cursor),
             spec.stages(self._store, delivery),
-            seed=spec.plan.order.seed,
+            seed=spec.plan.order.sequence.seed,
+            pads=spec.plan.order.tail == "pad",
             faults=self.faults,
             delivery=delivery,
         )

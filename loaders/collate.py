@@ -16,7 +16,7 @@ import torch
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.arena import Place, aligned
-from iopipe.protocols import Column, Ragged, Samples
+from iopipe.protocols import Column, Int64Array, Ragged, Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,15 @@ def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -
         raise DataError("every sample of a batch was left out; the dataset is damaged there")
     columns = {name: [_arrays(chunk, name) for chunk in filled] for name in filled[0].columns}
     keys = [key for chunk in filled for key in chunk.keys]
-    return _laid_out({"__key__": [keys], **columns}, places or {})
+    valid = [chunk.valid for chunk in filled if chunk.valid is not None]
+    mask = {"__valid__": valid} if valid else {}
+    return _laid_out({"__key__": [keys], **mask, **columns}, places or {})
+
+
+def delivered_ids(chunks: Sequence[Samples]) -> Int64Array:
+    """Which samples a batch delivers; those that only fill it up do not count."""
+    parts = [chunk.ids if chunk.valid is None else chunk.ids[chunk.valid] for chunk in chunks]
+    return np.concatenate(parts)
 
 
 def pack_columns(columns: Mapping[str, Any]) -> Packed:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from iopipe.loaders.arena import Arena
-from iopipe.loaders.collate import Packed, pack, pack_columns, views
+from iopipe.loaders.collate import Packed, delivered_ids, pack, pack_columns, views
 from iopipe.loaders.slots import Ring, Slot, lend
 from iopipe.meter.events import HostEvents
 from iopipe.protocols import Allocate, Batch, Event, Events, Samples
@@ -83,6 +83,12 @@ class SlotDelivery:
         return allocate
 
     def collate(self, batch: Hashable, chunks: Sequence[Samples]) -> Batch:
+        collated = self._collated(batch, chunks)
+        collated.ids = delivered_ids(chunks)
+        collated.num_samples = len(collated.ids)
+        return collated
+
+    def _collated(self, batch: Hashable, chunks: Sequence[Samples]) -> Batch:
         with self._lock:
             arena = self._arenas.pop(batch, None)
         if arena is None or arena.slot is None:
@@ -99,7 +105,8 @@ class SlotDelivery:
         """On the host a user's tensors are as good as ours; a copy needs them in a slot."""
         if self._link is None:
             return replace(batch, columns=dict(columns))
-        return self._on_host(pack_columns({"__key__": batch.columns["__key__"], **columns}))
+        packed = pack_columns({"__key__": batch.columns["__key__"], **columns})
+        return replace(self._on_host(packed), ids=batch.ids, num_samples=batch.num_samples)
 
     def transfer(self, batch: Batch) -> Batch:
         if self._link is None or self._device is None or not batch.layout:

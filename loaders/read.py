@@ -13,7 +13,7 @@ from iopipe.errors import PipelineError
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
-from iopipe.order import Order
+from iopipe.order import Order, Stored
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
@@ -45,7 +45,7 @@ def read(
     return Pipeline(
         source=source,
         toolkit=_Loaders(),
-        order=Order(num_samples=len(source), shuffle="none"),
+        order=Order(sequence=Stored(num_samples=len(source))),
         store=store,
         on_error=on_error,
         max_errors=max_errors,

@@ -35,7 +35,7 @@ def test_a_pipeline_is_a_value() -> None:
     first = numbers(10)
     second = first.shuffle(1).batch(4)
     assert first.batch_size is None
-    assert first.order.shuffle == "none"
+    assert first.order.sequence.identity()["shuffle"] == "none"
     assert second.batch_size == 4
 
 

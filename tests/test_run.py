@@ -238,7 +238,7 @@ def test_a_state_continues_with_another_number_of_ranks(old_world: int, new_worl
         ({"shuffle": "none"}, "shuffle is 'none'"),
         ({"position": -1}, "position"),
         ({"position": "7"}, "position"),
-        ({"position": 10_000}, "past the 95 samples"),
+        ({"position": 10_000}, "outside an epoch of 95 samples"),
     ],
 )
 def test_a_state_that_does_not_fit_says_what_differs(change: dict[str, Any], message: str) -> None:
@@ -308,3 +308,45 @@ def test_a_device_run_hands_over_what_it_copied() -> None:
             link.finish()
             seen.append(batch["x"].tolist())
     assert seen == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(10)]
+
+
+def test_padding_keeps_shapes_and_marks_what_counts() -> None:
+    seen = []
+    for rank in range(3):
+        pipeline = numbers(20).shuffle(1).split(rank, 3, tail="pad").batch(4)
+        with pipeline.run() as run:
+            assert len(run) == 2
+            batches = list(run)
+        assert [len(batch["x"]) for batch in batches] == [4, 4]
+        assert batches[0]["__valid__"].dtype == torch.bool
+        seen += [int(x) for batch in batches for x in batch["x"][batch["__valid__"]]]
+    assert sorted(seen) == list(range(20))
+
+
+def test_padding_survives_functions_that_leave_samples_out() -> None:
+    def odd(sample: dict[str, Any]) -> dict[str, Any] | None:
+        return {"y": sample["x"]} if sample["x"] % 2 else None
+
+    with numbers(10).split(0, 1, tail="pad").map(odd).batch(4).run() as run:
+        batches = list(run)
+    counted = [batch["y"][batch["__valid__"]].tolist() for batch in batches]
+    assert counted == [[1, 3], [5, 7], [9]]
+    assert batches[-1]["y"].tolist() == [9, 1]  # 8, 9, and 0 and 1 to fill up
+
+
+def test_padding_and_dropping_contradict() -> None:
+    with pytest.raises(PipelineError, match="give one of them"):
+        numbers(10).split(0, 1, tail="pad").batch(4, drop_last=True).run()
+
+
+def test_a_block_shuffle_resumes_with_another_world() -> None:
+    pipeline = numbers(100).shuffle(3, mode="block", block_samples=7, window_blocks=2)
+    with pipeline.split(0, 1).batch(10).run() as run:
+        seen = next(run)["x"].tolist() + next(run)["x"].tolist()
+        state = run.state_dict()
+    assert state["block_samples"] == 7
+    for rank in range(2):
+        with pipeline.split(rank, 2).batch(8).run() as run:
+            run.load_state_dict(state)
+            seen += [x for batch in run for x in batch["x"].tolist()]
+    assert sorted(seen) == list(range(100))

@@ -24,10 +24,11 @@ from iopipe.jobs.destination import Destination
 from iopipe.jobs.ledger import FOLDER, Ledger
 from iopipe.jobs.local import LocalEngine
 from iopipe.jobs.options import JOB_VERSION, ShardOptions
-from iopipe.jobs.plan import Plan, make_plan, mean_sample_bytes
+from iopipe.jobs.plan import Plan, make_plan
 from iopipe.jobs.selection import write_selections
 from iopipe.jobs.task import Job, Reader, TaskResult
 from iopipe.jobs.work import Engine, Item
+from iopipe.plan import mean_sample_bytes
 from iopipe.protocols import Source
 from iopipe.readers import WriteOptions, write_arrow
 from iopipe.readers.formats import find_format

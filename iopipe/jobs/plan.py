@@ -14,9 +14,8 @@ import numpy as np
 from iopipe.errors import PipelineError
 from iopipe.jobs.options import ShardOptions
 from iopipe.order import permute, unpermute
-from iopipe.protocols import Int64Array, Source
+from iopipe.protocols import Int64Array
 
-_PROBED_SAMPLES = 256
 _FRAME_BYTES = 1280
 """Of a tar member besides its data: a header of 512, padding of 256 on average, and the
 extended header that some have."""
@@ -93,15 +92,6 @@ class Plan:
         if self.shuffle_seed is None:
             return indices
         return unpermute(indices, output.num_samples, (self.shuffle_seed, output.copy))
-
-
-def mean_sample_bytes(source: Source) -> float:
-    """Bytes of a sample on average, judged by some that are spread over the source."""
-    num_samples = len(source)
-    if not num_samples:
-        return 1.0
-    probe = list(range(0, num_samples, max(1, num_samples // _PROBED_SAMPLES)))
-    return max(1.0, sum(part.length for part in source.ranges(probe)) / len(probe))
 
 
 def make_plan(options: ShardOptions, *, sample_bytes: float, split_sizes: Sequence[int]) -> Plan:

@@ -35,15 +35,11 @@ def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
     _check(options)
 
     def decode(samples: Samples) -> Samples:
-        return Samples(
-            ids=samples.ids,
-            keys=samples.keys,
-            columns={
+        return samples.made(
+            {
                 name: _named(name, column, samples, options)
                 for name, column in samples.columns.items()
-            },
-            seed=samples.seed,
-            epoch=samples.epoch,
+            }
         )
 
     return decode

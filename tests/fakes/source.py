@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
-from iopipe.order import Order
+from iopipe.order import Order, Stored
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Samples, Source, Store
 from iopipe.stages import Delivery, ImageOptions
@@ -89,7 +89,7 @@ def numbers(
     return Pipeline(
         source=NumberSource(num_samples, bad=bad, sample_bytes=sample_bytes),
         toolkit=toolkit or FakeToolkit(),
-        order=Order(num_samples=num_samples, shuffle="none"),
+        order=Order(sequence=Stored(num_samples=num_samples)),
         on_error=on_error,
         max_errors=max_errors,
     )

@@ -1,21 +1,18 @@
-"""Which sample comes when: arithmetic from (seed, epoch, position) to sample id.
+"""A permutation of any number of items as arithmetic: nothing is stored.
 
-Stands before the readers in the flow.  Invariant: nothing is stored.  An epoch's sequence
-depends on seed and epoch alone; ranks only take turns on it, so a saved position is one
-integer that any number of ranks can continue from.
+Stands below the shuffles.  Invariant: a value depends on the index, the number of items, the
+key and the tweak alone; saved positions depend on these values, so they never change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from iopipe.errors import PipelineError, StateError
 from iopipe.protocols import Int64Array
 
 UInt64Array: TypeAlias = npt.NDArray[np.uint64]
@@ -28,8 +25,17 @@ _MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _FOLD, _DROP = np.uint64(32), np.uint64(24)
 
 
-def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64Array:
+def permute(
+    indices: Int64Array,
+    num_items: int,
+    key: tuple[int, int],
+    *,
+    tweak: UInt64Array | None = None,
+) -> Int64Array:
     """Where a permutation of `range(num_items)` sends `indices`; `key` is (seed, epoch).
+
+    `tweak`, one word an index, chooses among permutations under the same key: indices of
+    the same word are permuted alike.  Give words that look random, as `scatter` makes them.
 
     Time and memory grow with `len(indices)` only: about 0.4 us an index in blocks of 256,
     0.13 us in blocks of 4096.  Needs 1 <= num_items <= 2**62.
@@ -43,11 +49,13 @@ def permute(indices: Int64Array, num_items: int, key: tuple[int, int]) -> Int64A
     """
     num_rows = max(math.isqrt(num_items), 2)
     num_columns = -(-num_items // num_rows)
+    grid = num_rows, num_columns
     keys = round_keys(key)
-    cells = _feistel(indices.astype(np.uint64), num_rows, num_columns, keys)
+    cells = _feistel(indices.astype(np.uint64), grid, keys, tweak)
     (outside,) = np.nonzero(cells >= num_items)
     while outside.size:
-        walked = _feistel(cells[outside], num_rows, num_columns, keys)
+        some = None if tweak is None else tweak[outside]
+        walked = _feistel(cells[outside], grid, keys, some)
         cells[outside] = walked
         outside = outside[walked >= num_items]
     return cells.astype(np.int64)
@@ -74,17 +82,27 @@ def round_keys(key: tuple[int, int]) -> UInt64Array:
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
 
-def _feistel(cells: UInt64Array, num_rows: int, num_columns: int, keys: UInt64Array) -> UInt64Array:
-    """A bijection of `range(num_rows * num_columns)`.
+def scatter(numbers: Int64Array, key: tuple[int, int]) -> UInt64Array:
+    """A word for each of `numbers` that looks random, to tweak a permutation with."""
+    first, second = round_keys(key)[:2]
+    words = numbers.astype(np.uint64)
+    return (_hash(words, first) << np.uint64(24)) ^ _hash(words, second)
+
+
+def _feistel(
+    cells: UInt64Array, grid: tuple[int, int], keys: UInt64Array, tweak: UInt64Array | None
+) -> UInt64Array:
+    """A bijection of the cells of `grid`, (number of rows, number of columns).
 
     Row and column take turns: each is moved round by a hash of the other, which could be
     undone by moving it back.
     """
-    sizes = np.uint64(num_rows), np.uint64(num_columns)
+    sizes = np.uint64(grid[0]), np.uint64(grid[1])
     place: list[UInt64Array] = [*np.divmod(cells, sizes[1])]
     for index, key in enumerate(keys):
         moved = index % 2
-        shift = _hash(place[1 - moved], key)
+        other = place[1 - moved] if tweak is None else place[1 - moved] ^ tweak
+        shift = _hash(other, key)
         shift += place[moved]
         place[moved] = np.remainder(shift, sizes[moved], out=shift)
     permuted: UInt64Array = place[0] * sizes[1] + place[1]
@@ -114,68 +132,3 @@ def _hash(values: UInt64Array, key: np.uint64) -> UInt64Array:
     mixed *= _MULTIPLIERS[1]
     mixed >>= _DROP
     return mixed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """The samples of one rank, epoch by epoch.
-
-    An epoch is a sequence of `num_samples` positions.  Entered at position `start`, rank r
-    of `world` takes the positions start + r, start + r + world, and so on: every rank gets
-    the same number, and a step of all ranks takes the next positions in a row.
-    """
-
-    num_samples: int
-    seed: int = 0
-    shuffle: Literal["full", "none"] = "full"
-    """'full': each epoch is its own permutation of all samples; 'none': by id."""
-    rank: int = 0
-    world: int = 1
-    """Ranks that share the epoch."""
-    tail: Literal["drop", "wrap"] = "drop"
-    """What happens to the last positions when they are fewer than `world`: 'drop' leaves
-    them out, 'wrap' completes them from the beginning of the epoch's sequence."""
-
-    def __post_init__(self) -> None:
-        if self.num_samples < 0:
-            raise PipelineError(f"num_samples is {self.num_samples}: give 0 or more")
-        if self.world < 1 or not 0 <= self.rank < self.world:
-            raise PipelineError(
-                f"rank {self.rank} of world {self.world}: give a world of 1 or more and a rank "
-                "from 0 to world - 1"
-            )
-        if self.shuffle not in ("full", "none"):
-            raise PipelineError(f"shuffle is {self.shuffle!r}: give 'full' or 'none'")
-        if self.tail not in ("drop", "wrap"):
-            raise PipelineError(f"tail is {self.tail!r}: give 'drop' or 'wrap'")
-
-    def num_local(self, start: int = 0) -> int:
-        """Samples that each rank gets when the epoch is entered at position `start`."""
-        if not 0 <= start <= self.num_samples:
-            raise StateError(
-                f"position {start} lies outside an epoch of {self.num_samples} samples: the state "
-                "was saved with other data"
-            )
-        missing = self.world - 1 if self.tail == "wrap" else 0
-        return (self.num_samples - start + missing) // self.world
-
-    def ids(self, epoch: int, start: int, first: int, last: int) -> Int64Array:
-        """This rank's samples `first` to `last` - 1, counted from where it entered, `start`."""
-        if not 0 <= first <= last <= self.num_local(start):
-            raise IndexError(
-                f"samples {first} to {last} asked for, this rank has {self.num_local(start)}"
-            )
-        turns = np.arange(first, last, dtype=np.int64)
-        positions = start + self.rank + turns * self.world
-        if self.tail == "wrap":
-            positions %= max(self.num_samples, 1)
-        if self.shuffle == "none":
-            return positions
-        return permute(positions, self.num_samples, (self.seed, epoch))
-
-    def position(self, start: int, num_local_consumed: int) -> int:
-        """Where the epoch stands after every rank took so many samples since `start`.
-
-        The value to save: any world continues from it as its own `start`.
-        """
-        return min(start + num_local_consumed * self.world, self.num_samples)

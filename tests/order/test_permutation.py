@@ -1,4 +1,4 @@
-"""The permutation is one, looks like any other, and ranks share it without loss."""
+"""The permutation is one, and looks like any other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iopipe.errors import PipelineError, StateError
-from iopipe.order import Order, permute, unpermute
-
-SIZES = st.integers(1, 200)
-WORLDS = st.integers(1, 9)
-TAILS = st.sampled_from(["drop", "wrap"])
+from iopipe.order import permute, unpermute
+from iopipe.order.permutation import scatter
 
 
 def full(num_items: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -154,119 +150,6 @@ def test_parts_agree_with_the_whole() -> None:
     assert permute(np.array([], dtype=np.int64), 1000, (1, 0)).tolist() == []
 
 
-# ---- Order ---------------------------------------------------------------------------
-
-
-def ranks(world: int, **options: object) -> list[Order]:
-    return [Order(rank=rank, world=world, **options) for rank in range(world)]  # type: ignore[arg-type]
-
-
-def rest(order: Order, epoch: int, start: int) -> list[int]:
-    return order.ids(epoch, start, 0, order.num_local(start)).tolist()
-
-
-@given(num_samples=st.integers(0, 200), world=WORLDS, tail=TAILS, epoch=st.integers(0, 5))
-def test_ranks_share_the_epoch(num_samples: int, world: int, tail: str, epoch: int) -> None:
-    shares = [
-        rest(order, epoch, 0) for order in ranks(world, num_samples=num_samples, seed=3, tail=tail)
-    ]
-    assert len({len(share) for share in shares}) == 1
-    together = sorted(itertools.chain(*shares))
-    if tail == "drop":
-        assert len(together) == num_samples - num_samples % world
-        assert len(set(together)) == len(together) and set(together) <= set(range(num_samples))
-    else:
-        assert len(together) == -(-num_samples // world) * world
-        assert set(together) == set(range(num_samples))
-
-
-@given(
-    num_samples=SIZES,
-    worlds=st.lists(WORLDS, min_size=1, max_size=4),
-    steps=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), min_size=4, max_size=4),
-    tail=TAILS,
-    shuffle=st.sampled_from(["full", "none"]),
-)
-def test_another_world_continues_from_a_saved_position(
-    num_samples: int, worlds: list[int], steps: list[tuple[int, int]], tail: str, shuffle: str
-) -> None:
-    """Each world takes some batches a rank, saves, and hands over; the last one finishes."""
-    whole = rest(Order(num_samples=num_samples, seed=8, shuffle=shuffle), 2, 0)  # type: ignore[arg-type]
-    position, taken = 0, []
-    for world, (num_steps, batch) in zip(worlds, steps, strict=False):
-        group = ranks(world, num_samples=num_samples, seed=8, shuffle=shuffle, tail=tail)
-        consumed = min(num_steps * batch, group[0].num_local(position))
-        blocks = [order.ids(2, position, 0, consumed) for order in group]
-        taken += np.stack(blocks, axis=1).ravel().tolist()  # in the order of the steps
-        position = group[0].position(position, consumed)
-        assert taken[:position] == whole[:position]
-        assert len(taken) == position or position == num_samples
-    final = ranks(worlds[-1], num_samples=num_samples, seed=8, shuffle=shuffle, tail=tail)
-    taken += itertools.chain(*[rest(order, 2, position) for order in final])
-    if tail == "drop":
-        assert len(set(taken)) == len(taken) > num_samples - worlds[-1]
-    else:
-        assert set(taken) == set(range(num_samples))
-
-
-@given(num_samples=SIZES, world=WORLDS, tail=TAILS, data=st.data())
-def test_ids_come_in_any_blocks(
-    num_samples: int, world: int, tail: str, data: st.DataObject
-) -> None:
-    rank = data.draw(st.integers(0, world - 1))
-    start = data.draw(st.integers(0, num_samples))
-    order = Order(num_samples=num_samples, rank=rank, world=world, tail=tail)  # type: ignore[arg-type]
-    whole = rest(order, 1, start)
-    cut = data.draw(st.integers(0, len(whole)))
-    blocks = [order.ids(1, start, 0, cut), order.ids(1, start, cut, len(whole))]
-    assert np.concatenate(blocks).tolist() == whole
-
-
-def test_worked_example() -> None:
-    first, second = ranks(2, num_samples=7, shuffle="none")
-    assert first.num_local() == second.num_local() == 3
-    assert first.ids(0, 0, 0, 3).tolist() == [0, 2, 4]
-    assert second.ids(0, 0, 0, 3).tolist() == [1, 3, 5]
-    assert first.position(0, 2) == 4
-    wrapped = ranks(2, num_samples=7, shuffle="none", tail="wrap")
-    assert [order.ids(0, 4, 0, 2).tolist() for order in wrapped] == [[4, 6], [5, 0]]
-    assert wrapped[0].position(4, 2) == 7
-    assert wrapped[0].num_local(7) == 0
-
-
-def test_wrap_goes_round_more_than_once() -> None:
-    shares = [rest(order, 0, 0) for order in ranks(8, num_samples=3, shuffle="none", tail="wrap")]
-    assert shares == [[0], [1], [2], [0], [1], [2], [0], [1]]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"num_samples": -1}, "num_samples is -1: give 0 or more"),
-        ({"world": 0}, "rank 0 of world 0"),
-        ({"rank": 2, "world": 2}, "rank 2 of world 2"),
-        ({"rank": -1}, "rank -1 of world 1"),
-        ({"shuffle": "some"}, "shuffle is 'some': give 'full' or 'none'"),
-        ({"tail": "keep"}, "tail is 'keep': give 'drop' or 'wrap'"),
-    ],
-)
-def test_illegal_orders(options: dict[str, object], said: str) -> None:
-    with pytest.raises(PipelineError, match=said):
-        Order(**{"num_samples": 5, **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("start", [-1, 11])
-def test_position_of_other_data(start: int) -> None:
-    with pytest.raises(StateError, match=f"position {start} lies outside an epoch of 10 samples"):
-        Order(num_samples=10).num_local(start)
-
-
-@pytest.mark.parametrize(("first", "last"), [(-1, 2), (3, 2), (0, 6)])
-def test_ids_outside_the_share(first: int, last: int) -> None:
-    with pytest.raises(IndexError, match=f"samples {first} to {last} asked for"):
-        Order(num_samples=10, world=2).ids(0, 0, first, last)
-
-
 @given(
     num_items=st.integers(1, 1 << 62) | st.integers(1, 300),
     key=st.tuples(st.integers(0, 1 << 64), st.integers(0, 1 << 64)),
@@ -277,3 +160,22 @@ def test_a_permutation_can_be_undone(
 ) -> None:
     indices = np.array([pick % num_items for pick in picks], np.int64)
     assert unpermute(permute(indices, num_items, key), num_items, key).tolist() == indices.tolist()
+
+
+def test_each_tweak_is_a_permutation_of_its_own() -> None:
+    """As likely to send an item anywhere as if each had a key of its own."""
+    num_items, num_tweaks = 31, 600
+    words = scatter(np.arange(num_tweaks), (4, 2))
+    assert len(np.unique(words)) == num_tweaks
+    indices = np.tile(np.arange(num_items), num_tweaks)
+    places = permute(indices, num_items, (4, 2), tweak=np.repeat(words, num_items))
+    table = places.reshape(num_tweaks, num_items)
+    assert (np.sort(table, axis=1) == np.arange(num_items)).all()
+    counts = np.zeros((num_items, num_items))
+    np.add.at(counts, (indices, places), 1)
+    expected = num_tweaks / num_items
+    freedom = (num_items - 1) ** 2
+    excess = ((counts - expected) ** 2 / expected).sum() * (num_items - 1) / num_items - freedom
+    assert abs(excess) / math.sqrt(2 * freedom) < 4.5
+    same = (table[:, None] == table[None, :]).sum(axis=2)[np.triu_indices(num_tweaks, 1)]
+    assert abs(same.mean() - 1) < 0.02  # two random permutations agree in one place on average
