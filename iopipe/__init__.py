@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
     from iopipe.pipeline import Pipeline as Pipeline
+    from iopipe.progress import merge_states as merge_states
     from iopipe.protocols import Samples as Samples
     from iopipe.protocols import Source as Source
     from iopipe.protocols import Store as Store
@@ -72,6 +73,7 @@ _HOMES = {
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
     "inspect_dataset": "iopipe.readers",
+    "merge_states": "iopipe.progress",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",

@@ -1,8 +1,8 @@
 """The bounded queue between two stages.
 
 Stands between the threads of one stage and those of the next.  Invariant: items leave in
-the order of their sequence numbers, however the threads that made them finished, and at
-most `capacity` of them wait.
+the order of their sequence numbers, however the threads that made them finished, unless the
+edge was told to let go of what is there; at most `capacity` of them wait.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ class Edge(Generic[T]):
     A put of number s waits until s < (next number out) + capacity.  The item that the
     consumer needs next is therefore always let in, and a slow item cannot be locked out
     by fast ones behind it: with any number of threads there is no deadlock.
+
+    With `in_order=False` a put waits until fewer than `capacity` items are there, and a get
+    takes the lowest number of those.
     """
 
-    def __init__(self, name: str, capacity: int) -> None:
+    def __init__(self, name: str, capacity: int, *, in_order: bool = True) -> None:
         self.name = name
         self.stats = EdgeStats(name, capacity)
         self._capacity = capacity
         self._items: dict[int, T] = {}
-        self._next = 0
+        self._in_order = in_order
+        self._num_out = 0
         self._end: int | None = None
         self._closed = False
         # Reentrant: a dropped run may be collected, and so closed, inside these very methods.
@@ -45,32 +49,32 @@ class Edge(Generic[T]):
         """Blocks while the window is full; raises `Closed` once the edge is closed."""
         start_ns = time.perf_counter_ns()
         with self._may_put:
-            while not self._closed and sequence >= self._next + self._capacity:
+            while not (self._closed or self._has_room(sequence)):
                 self._may_put.wait()
             if self._closed:
                 raise Closed(self.name)
             self._items[sequence] = item
             now_ns = time.perf_counter_ns()
             self.stats.on_put(now_ns - start_ns, len(self._items), now_ns)
-            if sequence == self._next:
+            if not self._in_order or sequence == self._num_out:
                 self._may_get.notify_all()
 
     def get(self) -> tuple[int, T] | None:
         """The next item with its number; None at the end; `Closed` once closed."""
         start_ns = time.perf_counter_ns()
         with self._may_get:
-            while not (self._closed or self._next in self._items or self._next == self._end):
+            while not self._closed and (sequence := self._next()) is None:
+                if self._num_out == self._end:
+                    return None
                 self._may_get.wait()
-            if self._closed:
+            if self._closed or sequence is None:
                 raise Closed(self.name)
-            if self._next == self._end:
-                return None
-            sequence, item = self._next, self._items.pop(self._next)
-            self._next += 1
+            item = self._items.pop(sequence)
+            self._num_out += 1
             now_ns = time.perf_counter_ns()
             self.stats.on_get(now_ns - start_ns, len(self._items), now_ns)
             self._may_put.notify_all()
-            if self._next in self._items or self._next == self._end:
+            if self._next() is not None or self._num_out == self._end:
                 self._may_get.notify_all()
             return sequence, item
 
@@ -83,7 +87,7 @@ class Edge(Generic[T]):
     @property
     def num_items(self) -> int:
         """How many items there were in all; known once `get` has returned None."""
-        return self._next
+        return self._num_out
 
     def close(self) -> None:
         """Wake everyone who waits with `Closed` and let go of the items; idempotent."""
@@ -92,3 +96,14 @@ class Edge(Generic[T]):
             self._items.clear()
             self._may_put.notify_all()
             self._may_get.notify_all()
+
+    def _has_room(self, sequence: int) -> bool:
+        if self._in_order:
+            return sequence < self._num_out + self._capacity
+        return len(self._items) < self._capacity
+
+    def _next(self) -> int | None:
+        """The number of the item that may leave now, if there is one."""
+        if self._in_order:
+            return self._num_out if self._num_out in self._items else None
+        return min(self._items, default=None)

@@ -1,8 +1,9 @@
 """Threads and edges: runs a plan through the stages of a pipeline.
 
 Stands between the frozen specs and the run that a user iterates over.  Invariant: results
-come out in the order of the plan, a failure as well: the consumer gets every batch before
-it, then the error.  The engine knows readers and loaders through callables only.
+come out in the order of the plan, a failure as well: the consumer gets every batch before it,
+then the error.  Where batches may overtake each other, both come as they are ready.  The
+engine knows readers and loaders through callables only.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 
 from iopipe.edge import Closed, Edge
 from iopipe.faults import Faults
+from iopipe.gate import Gate
 from iopipe.meter.report import EdgeReport, StageReport
 from iopipe.meter.spans import Span
 from iopipe.plan import Task
-from iopipe.protocols import Allocate, Batch, Cause, Samples
+from iopipe.protocols import Allocate, Batch, Cause, Int64Array, Samples
 from iopipe.stages import Delivery, Stage
 
 
@@ -30,6 +32,8 @@ class Chunk:
     """Samples on their way, with the task they belong to and what was done so far."""
 
     task: Task
+    number: int
+    """Of the batch that it will be part of, counted over the run."""
     samples: Samples
     spans: list[Span] = field(default_factory=list)
 
@@ -39,7 +43,11 @@ class Parcel:
     """A batch on its way; `spans` tell the story of its chunks, as `attribute` wants it."""
 
     task: Task
+    """The last of its chunks' tasks."""
+    number: int
     batch: Batch
+    planned: Int64Array
+    """Ids of the samples that were to be in it, less those that only fill it up."""
     spans: list[Span] = field(default_factory=list)
 
 
@@ -48,6 +56,7 @@ class Failure:
     """An error in the place of the item that it struck."""
 
     error: Exception
+    number: int
 
 
 Item: TypeAlias = Chunk | Parcel | Failure
@@ -99,12 +108,17 @@ class Engine:
         *,
         seed: int,
         pads: bool,
+        window: int | None,
         faults: Faults,
         delivery: Delivery | None,
     ) -> None:
-        """`pads`: samples may be there to fill up a batch only, and say whether they are."""
+        """`pads`: samples may be there to fill up a batch only, and say whether they are.
+        `window`: None where items come in the order of the plan; else they come as they are
+        ready, from among so many batches."""
         self._tasks = enumerate(tasks)
         self._pads = pads
+        self._num_batches = 0
+        self._gate = None if window is None else Gate(window)
         self._tasks_lock = threading.Lock()
         self._num_tasks = 0
         self._seed = seed
@@ -122,12 +136,18 @@ class Engine:
             thread.start()
 
     def get(self) -> Item | None:
-        """The next item in order, blocking; None at the end of the plan."""
+        """The next item, blocking; None at the end of the plan."""
         entry = self._edges[-1].get()
-        return None if entry is None else entry[1]
+        if entry is None:
+            return None
+        if self._gate is not None:
+            self._gate.leave(entry[1].number)
+        return entry[1]
 
     def close(self) -> None:
         """Stop all threads and wait for them; idempotent, safe from any thread."""
+        if self._gate is not None:
+            self._gate.close()
         for edge in self._edges:
             edge.close()
         for thread in self._threads:
@@ -162,7 +182,9 @@ class Engine:
         source = self._edges[-1] if self._edges else None
         # Room for what each thread holds besides the buffer, so that a thread that is
         # done can go on while an earlier item is still worked on.
-        target: Edge[Item] = Edge(stage.name, stage.buffer + stage.concurrency)
+        target: Edge[Item] = Edge(
+            stage.name, stage.buffer + stage.concurrency, in_order=self._gate is None
+        )
         self._clocks.append(clock)
         self._edges.append(target)
         for number in range(stage.concurrency):
@@ -182,11 +204,15 @@ class Engine:
             with self._tasks_lock:
                 entry = next(self._tasks, None)
                 self._num_tasks += entry is not None
+                self._num_batches += entry is not None and entry[1].row == 0
+                number = self._num_batches - 1
             if entry is None:
                 target.end(self._num_tasks)
                 return
+            if self._gate is not None:
+                self._gate.enter(number)
             sequence, task = entry
-            chunk = Chunk(task, self._wanted(task))
+            chunk = Chunk(task, number, self._wanted(task))
             target.put(sequence, self._applied(stage, clock, chunk))
 
     def _wanted(self, task: Task) -> Samples:
@@ -225,25 +251,28 @@ class Engine:
                 chunk.spans,
             )
         except Exception as error:
-            return Failure(error)
+            return Failure(error, chunk.number)
         return chunk
 
     def _collate(
         self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
     ) -> None:
-        sequence = 0
-        chunks: list[Chunk] = []
+        begun: dict[int, list[Chunk]] = {}
+        failed: set[int] = set()
         while (entry := source.get()) is not None:
             item = entry[1]
+            if item.number in failed:
+                continue
             if isinstance(item, Chunk):
+                chunks = begun.setdefault(item.number, [])
                 chunks.append(item)
-                if not item.task.ends_batch:
+                if not _is_whole(chunks):
                     continue
-                item = _collated(stage, clock, chunks)
-            chunks = []
-            target.put(sequence, item)
-            sequence += 1
-        target.end(sequence)
+                item = _collated(stage, clock, begun.pop(item.number))
+            else:
+                failed.add(item.number)
+            target.put(item.number, item)
+        target.end(self._num_batches)
 
     def _work_on_batch(
         self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
@@ -275,15 +304,22 @@ def _drain(source: Edge[Item], target: Edge[Item]) -> Iterator[tuple[int, Item]]
     target.end(source.num_items)
 
 
+def _is_whole(chunks: list[Chunk]) -> bool:
+    return sum(len(chunk.task.ids) for chunk in chunks) == chunks[0].task.num_batch_rows
+
+
 def _collated(stage: Stage, clock: StageClock, chunks: list[Chunk]) -> Item:
     spans = _story(chunks)
+    chunks = sorted(chunks, key=lambda chunk: chunk.task.row)
+    number = chunks[0].number
     try:
         samples = [chunk.samples for chunk in chunks]
         batch = clock.time(lambda: stage.function(chunks[0].task.batch, samples), spans)
     except Exception as error:
         error.add_note(f"in stage {stage.name!r}")
-        return Failure(error)
-    return Parcel(chunks[-1].task, batch, spans)
+        return Failure(error, number)
+    planned = np.concatenate([chunk.task.ids[: chunk.task.num_valid] for chunk in chunks])
+    return Parcel(chunks[-1].task, number, batch, planned, spans)
 
 
 def _story(chunks: list[Chunk]) -> list[Span]:
@@ -299,5 +335,5 @@ def _worked_on(stage: Stage, clock: StageClock, parcel: Parcel) -> Item:
     except Exception as error:
         keys = parcel.batch.columns["__key__"]
         error.add_note(f"in stage {stage.name!r}, batch of keys {keys[0]!r} to {keys[-1]!r}")
-        return Failure(error)
+        return Failure(error, parcel.number)
     return parcel

@@ -178,8 +178,24 @@ class Pipeline:
             raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
         return replace(self, device=device, prefetch=prefetch)
 
-    def run(self, *, epoch: int = 0, num_epochs: int | None = 1) -> Run:
-        """Start at `epoch` and go on for `num_epochs`, without end where that is None."""
+    def run(
+        self,
+        *,
+        epoch: int = 0,
+        num_epochs: int | None = 1,
+        in_order: bool = True,
+        window: int = 8,
+    ) -> Run:
+        """Start at `epoch` and go on for `num_epochs`, without end where that is None.
+
+        With `in_order=False` batches come as they are ready, from among the `window` oldest
+        that were not delivered: a slow sample holds up its own batch only.  Which samples
+        make up a batch, and a resumed run, stay as exact as they are in order.
+        """
+        if not in_order and self.batch_size is None:
+            raise PipelineError("in_order=False is about batches; call batch(n) before run")
+        if window < 1:
+            raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
         store = self.store
         spec = RunSpec(
@@ -191,6 +207,7 @@ class Pipeline:
             delivery=self._delivery if self.batch_size is not None else None,
             policy=self.on_error,
             max_errors=self.max_errors,
+            window=None if in_order else window,
         )
         return Run(spec, cursor=Cursor(epoch=epoch))
 

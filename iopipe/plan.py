@@ -114,13 +114,13 @@ class SamplePlan:
             cursor = Cursor(epoch=cursor.epoch + 1)
 
     def after(self, entry: Cursor, num_samples: int) -> Cursor:
-        if num_samples >= self._num_samples(entry):
+        if num_samples >= self.num_samples(entry):
             return Cursor(epoch=entry.epoch + 1)
         return self.order.after(entry, num_samples)
 
     def num_batches(self, cursor: Cursor) -> int:
         size = self.batch_size or self.chunk_samples
-        num_samples = self._num_samples(cursor)
+        num_samples = self.num_samples(cursor)
         return num_samples // size if self._drops else -(-num_samples // size)
 
     def identity(self) -> dict[str, Any]:
@@ -133,7 +133,8 @@ class SamplePlan:
     def _drops(self) -> bool:
         return self.drop_last and self.batch_size is not None
 
-    def _num_samples(self, cursor: Cursor) -> int:
+    def num_samples(self, cursor: Cursor) -> int:
+        """Of this rank, from `cursor` to the end of its epoch, less a batch that is dropped."""
         size = self.batch_size or 1
         num_samples = self.order.num_local(cursor, batch_size=size)
         return num_samples - num_samples % size if self._drops else num_samples
@@ -141,7 +142,7 @@ class SamplePlan:
     def _epoch(self, entry: Cursor) -> Iterator[Task]:
         size = self.batch_size or self.chunk_samples
         block = max(1, _BLOCK_SAMPLES // size) * size
-        num_samples = self._num_samples(entry)
+        num_samples = self.num_samples(entry)
         for first in range(0, num_samples, block):
             ids = self.order.ids(entry, first, min(first + block, num_samples))
             for batch_first in range(0, len(ids), size):

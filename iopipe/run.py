@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from iopipe.engine import Chunk, Engine, Failure, Parcel
+from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
 from iopipe.errors import PipelineError, StateError
 from iopipe.faults import Faults
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
 from iopipe.order import Cursor
 from iopipe.plan import Plan, Task
+from iopipe.progress import Progress, place_of
 from iopipe.protocols import ErrorPolicy, Samples, Source, Store
 from iopipe.stages import Delivery, Stage
 
@@ -40,6 +41,8 @@ class RunSpec:
     """None where samples are delivered, not batches."""
     policy: ErrorPolicy
     max_errors: int
+    window: int | None
+    """None: batches come in the order of the plan; else as they are ready, from among so many."""
 
 
 class Run:
@@ -52,7 +55,9 @@ class Run:
 
     def __init__(self, spec: RunSpec, *, cursor: Cursor) -> None:
         self._spec = spec
-        self._cursor = cursor
+        self._progress = self._progress_from(cursor)
+        self._early: list[Parcel] = []
+        """Of the next epoch, while this one still lacks a batch."""
         self._quarantined: list[int] = []
         self._delivery = spec.delivery() if spec.delivery else None
         self._meter = Meter(self._delivery.events if self._delivery else None)
@@ -89,17 +94,17 @@ class Run:
             raise TypeError("a run without end has no length; give num_epochs")
         if self._spec.delivery is None:
             raise TypeError("a run over samples has no length in batches; add batch(n)")
-        if self._cursor.epoch >= plan.end_epoch:
+        here = self._progress.cursor
+        if here.epoch >= plan.end_epoch:
             return 0
-        later = range(self._cursor.epoch + 1, plan.end_epoch)
-        return plan.num_batches(self._cursor) + sum(
-            plan.num_batches(Cursor(epoch=epoch)) for epoch in later
-        )
+        later = (Cursor(epoch=epoch) for epoch in range(here.epoch + 1, plan.end_epoch))
+        num_batches = plan.num_batches(here) - self._progress.num_batches_ahead
+        return num_batches + sum(plan.num_batches(cursor) for cursor in later)
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        return self._cursor.epoch
+        return self._progress.cursor.epoch
 
     def step(self) -> None:
         """Mark the end of a training step's kernels; optional, makes the meter exact."""
@@ -125,11 +130,14 @@ class Run:
     # ---- state -----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values, JSON-able: where the next batch starts, and what they belong to."""
+        """Plain values, JSON-able: what has been delivered, and what it belongs to.
+
+        All ranks save after the same number of batches.  With `in_order=False` on several
+        ranks each has its own part: `merge_states` makes one state of them.
+        """
         return {
             **self._identity(),
-            "epoch": self._cursor.epoch,
-            "position": self._cursor.position,
+            **self._progress.state(),
             "quarantined": self._quarantined_now(),
         }
 
@@ -145,10 +153,10 @@ class Run:
         ]
         if differences:
             raise StateError(f"the state does not fit this run: {'; '.join(differences)}")
-        cursor = Cursor(epoch=_natural(state, "epoch"), position=_natural(state, "position"))
+        cursor = place_of(state)
         self._spec.plan.check(cursor)
         self._quarantined = [int(sample) for sample in state.get("quarantined", ())]
-        self._cursor = cursor
+        self._progress = self._progress_from(cursor)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -167,7 +175,7 @@ class Run:
             raise StopIteration
         current = self._started()
         self._meter.enter()
-        item = current.engine.get()
+        item = self._next_of_epoch(current.engine)
         if item is None:
             self._finish()
             raise StopIteration
@@ -180,7 +188,8 @@ class Run:
         if self._closed:
             raise PipelineError("this run is closed; start another one with pipeline.run()")
         if self._pass is None:
-            self._pass = _Pass(self._spec, self._delivery, self._cursor, self._quarantined)
+            place = self._progress.cursor
+            self._pass = _Pass(self._spec, self._delivery, place, self._quarantined)
             weakref.finalize(self, self._pass.close)
             self._pass.engine.start()
         return self._pass
@@ -190,7 +199,8 @@ class Run:
             batch = item.batch
             self._meter.handoff(spans=item.spans, ready=batch.ready, num_samples=batch.num_samples)
             batch.handed_over()
-            self._move_to(item.task, len(item.task.ids))
+            task = item.task
+            self._delivered(task, task.first - task.row, task.first + len(task.ids))
             return batch.columns
         self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
         self._rows = self._row_by_row(item.task, item.samples)
@@ -198,13 +208,31 @@ class Run:
 
     def _row_by_row(self, task: Task, samples: Samples) -> Iterator[dict[str, Any]]:
         places = {int(sample): place for place, sample in enumerate(task.ids)}
+        first = task.first
         for row in range(len(samples)):
             is_last = row == len(samples) - 1
-            self._move_to(task, len(task.ids) if is_last else places[int(samples.ids[row])] + 1)
+            num_done = len(task.ids) if is_last else places[int(samples.ids[row])] + 1
+            self._delivered(task, first, task.first + num_done)
+            first = task.first + num_done
             yield samples.row(row)
 
-    def _move_to(self, task: Task, num_samples: int) -> None:
-        self._cursor = self._spec.plan.after(task.entry, task.first + num_samples)
+    def _delivered(self, task: Task, first: int, last: int) -> None:
+        self._progress.record(task.entry, first, last)
+
+    def _progress_from(self, cursor: Cursor) -> Progress:
+        return Progress(self._spec.plan, cursor, in_order=self._spec.window is None)
+
+    def _next_of_epoch(self, engine: Engine) -> Item | None:
+        """The next item; those of the next epoch wait until this one is complete."""
+        epoch = self._progress.cursor.epoch
+        for place, parcel in enumerate(self._early):
+            if parcel.task.epoch == epoch:
+                return self._early.pop(place)
+        while True:
+            item = engine.get()
+            if not isinstance(item, Parcel) or item.task.epoch == epoch:
+                return item
+            self._early.append(item)
 
     def _finish(self) -> None:
         self._finished = True
@@ -237,6 +265,7 @@ class _Pass:
             spec.stages(self._store, delivery),
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
+            window=spec.window,
             faults=self.faults,
             delivery=delivery,
         )
@@ -247,10 +276,3 @@ class _Pass:
             self._delivery.close()
         if self._owns_store:
             self._store.close()
-
-
-def _natural(state: Mapping[str, Any], name: str) -> int:
-    value = state.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise StateError(f"state[{name!r}] is {value!r}; it must be a whole number >= 0")
-    return value

@@ -21,7 +21,20 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 CONTRACTS = {"errors", "protocols"}
 LOW = {"draws", "order", "storage", "meter"}
 CORE = (
-    CONTRACTS | LOW | {"edge", "engine", "faults", "mapping", "pipeline", "plan", "run", "stages"}
+    CONTRACTS
+    | LOW
+    | {
+        "edge",
+        "engine",
+        "faults",
+        "gate",
+        "mapping",
+        "pipeline",
+        "plan",
+        "progress",
+        "run",
+        "stages",
+    }
 )
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -34,7 +47,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": CONTRACTS,
     "mapping": CONTRACTS,
     "plan": CONTRACTS | {"order"},
+    "progress": CONTRACTS | {"order", "plan"},
     "edge": {"meter"},
+    "gate": {"edge"},
     "faults": CONTRACTS | {"meter"},
     "engine": CORE - {"pipeline", "run", "engine"},
     "run": CORE - {"pipeline", "run"},

@@ -67,6 +67,11 @@ class Order:
                 f"position {cursor.position} lies outside an epoch of {num_positions} samples: "
                 "the state was saved with other data"
             )
+        if cursor.pending and not 0 <= cursor.pending[0] <= cursor.pending[-1] < cursor.position:
+            raise StateError(
+                f"positions {cursor.pending[0]} to {cursor.pending[-1]} cannot be pending before "
+                f"position {cursor.position}; take the state from the same data"
+            )
         return len(cursor.pending) + num_positions - cursor.position
 
     def num_local(self, cursor: Cursor, *, batch_size: int = 1) -> int:
@@ -82,7 +87,7 @@ class Order:
         num_local = self.num_local(cursor)
         if not 0 <= first <= last or (last > num_local and self.tail != "pad"):
             raise IndexError(f"samples {first} to {last} asked for, this rank has {num_local}")
-        return self.sequence.ids(cursor.epoch, self._positions(cursor, first, last))
+        return self.sequence.ids(cursor.epoch, self.positions(cursor, first, last))
 
     def num_valid(self, cursor: Cursor, first: int, last: int) -> int:
         """How many of `ids(cursor, first, last)`, from the first on, are no repetition."""
@@ -99,7 +104,8 @@ class Order:
             pending=cursor.pending[turns:],
         )
 
-    def _positions(self, cursor: Cursor, first: int, last: int) -> Int64Array:
+    def positions(self, cursor: Cursor, first: int, last: int) -> Int64Array:
+        """Where in the epoch's sequence the samples of `ids(cursor, first, last)` stand."""
         turns = self.rank + self.world * np.arange(first, last, dtype=np.int64)
         num_left, num_pending = self.num_left(cursor), len(cursor.pending)
         positions = turns - num_pending + cursor.position
