@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iopipe.errors import StateError as StateError
     from iopipe.errors import StorageError as StorageError
     from iopipe.errors import WorkerError as WorkerError
+    from iopipe.loaders.mix import mix as mix
     from iopipe.loaders.read import read as read
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
@@ -73,6 +74,7 @@ _HOMES = {
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
     "inspect_dataset": "iopipe.readers",
+    "mix": "iopipe.loaders.mix",
     "merge_states": "iopipe.progress",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",

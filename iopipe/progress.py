@@ -101,7 +101,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             f"states of ranks {[state.get('rank') for state in parts]} were given, needed is one "
             f"of each of {world}"
         )
-    own = ("rank", "delivered", "quarantined")
+    own = ("rank", "delivered", "quarantined", "sources")
     shared = [{name: state[name] for name in state if name not in own} for state in parts]
     for other in shared[1:]:
         if other != shared[0]:

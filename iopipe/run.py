@@ -135,9 +135,11 @@ class Run:
         All ranks save after the same number of batches.  With `in_order=False` on several
         ranks each has its own part: `merge_states` makes one state of them.
         """
+        place = self._progress.cursor
         return {
             **self._identity(),
             **self._progress.state(),
+            **self._spec.plan.order.sequence.details(place.epoch, place.position),
             "quarantined": self._quarantined_now(),
         }
 

@@ -19,6 +19,7 @@ from iopipe.protocols import ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
 from iopipe.stages import Delivery, ImageOptions
 from iopipe.storage import open_store
+from iopipe.storage.routed import RoutedStore, place_of
 
 
 def read(
@@ -56,7 +57,10 @@ class _Loaders:
     """The real toolkit."""
 
     def open_store(self, source: Source) -> Store:
-        return open_store(source.shards[0] if source.shards else "")
+        places = {place_of(shard): shard for shard in reversed(source.shards)}
+        if len(places) < 2:
+            return open_store(source.shards[0] if source.shards else "")
+        return RoutedStore({place: open_store(shard) for place, shard in places.items()})
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)

@@ -1,5 +1,8 @@
 """Which sample comes when: arithmetic, on every rank the same."""
 
+from iopipe.order.mixture import Mixture as Mixture
+from iopipe.order.mixture import Stop as Stop
+from iopipe.order.mixture import phases_of as phases_of
 from iopipe.order.permutation import permute as permute
 from iopipe.order.permutation import round_keys as round_keys
 from iopipe.order.permutation import unpermute as unpermute

@@ -40,6 +40,10 @@ class EpochSequence(Protocol):
         and one with others is refused."""
         ...
 
+    def details(self, epoch: int, position: int) -> dict[str, Any]:
+        """What else a state says of a place, for people; it follows from the rest."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
@@ -56,6 +60,9 @@ class Stored:
 
     def ids(self, epoch: int, positions: Int64Array) -> Int64Array:
         return positions
+
+    def details(self, epoch: int, position: int) -> dict[str, Any]:
+        return {}
 
     def describe(self) -> str:
         return f"as stored, seed {self.seed}"
@@ -79,6 +86,9 @@ class FullShuffle:
 
     def ids(self, epoch: int, positions: Int64Array) -> Int64Array:
         return permute(positions, self.num_samples, (self.seed, epoch))
+
+    def details(self, epoch: int, position: int) -> dict[str, Any]:
+        return {}
 
     def describe(self) -> str:
         return f"shuffle full, seed {self.seed}"
@@ -130,6 +140,9 @@ class BlockShuffle:
         lane_start = lane * shortest + np.minimum(lane, num_longer)
         mixed = self._mixed(epoch, lane, turn, shortest + (lane < num_longer))
         return self._unblocked(epoch, lane_start + mixed)
+
+    def details(self, epoch: int, position: int) -> dict[str, Any]:
+        return {}
 
     def describe(self) -> str:
         return (
