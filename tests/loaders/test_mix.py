@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,11 @@ def test_sources_in_several_places_are_read_from_their_own_stores(tmp_path: Path
     local = write(tmp_path, "local", 10)
     memory = iopipe.MemoryStore()
     for path in sorted((tmp_path / "local").glob("*.tar")):
-        memory.put(f"memory://far/{path.name}", path.read_bytes())
+        memory.write(f"memory://far/{path.name}", path.read_bytes())
     far = iopipe.read("memory://far/*.tar", store=memory)
     with pytest.raises(PipelineError, match=r"\['near'\] were given no store"):
         iopipe.mix({"near": local, "far": far}, weights={"near": 1, "far": 1})
-    with iopipe.PosixStore() as disk:
+    with contextlib.closing(iopipe.PosixStore()) as disk:
         near = iopipe.read(tmp_path / "local", store=disk)
         mixed = iopipe.mix({"near": near, "far": far}, weights={"near": 1, "far": 1})
         with mixed.run() as run:

@@ -154,8 +154,9 @@ def test_counts_of_simple_weights_are_exact() -> None:
 
 
 def test_values_are_frozen() -> None:
+    """Saved positions depend on these: a change breaks every resumed run."""
     mixture = mixture_of([6, 9], [1, 2], seed=4, stop="first")
-    assert whole(mixture).tolist() == FROZEN
+    assert whole(mixture).tolist() == [0, 1, 7, 9, 14, 2, 8, 3, 4, 5]
 
 
 def test_details_say_where_each_source_stands() -> None:
