@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("dataset", nargs="+", help="shards, folders, patterns or a manifest")
         added.add_argument("--json", action="store_true", help="print JSON")
         added.set_defaults(run=run)
+    order = commands.add_parser(
+        "order", help="say what each shuffle of a dataset is worth, and what it reads"
+    )
+    order.add_argument("dataset", nargs="+", help="shards, folders, patterns or a manifest")
+    order.add_argument("--batch", type=int, default=256, help="samples a batch (256)")
+    order.add_argument("--memory-mib", type=int, default=1024, help="what a reader keeps (1024)")
+    order.add_argument("--json", action="store_true", help="print JSON")
+    order.set_defaults(run=_order)
     _add_kernels(commands)
     return parser
 
@@ -111,6 +119,20 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         print_verification(found)
     return 0 if found.is_intact else 1
+
+
+def _order(options: argparse.Namespace) -> int:
+    from iopipe.report.order import compare_shuffles, print_shuffles, shuffles_json
+
+    memory_bytes = options.memory_mib << 20
+    rows = compare_shuffles(
+        iopipe.read(options.dataset), batch_size=options.batch, memory_bytes=memory_bytes
+    )
+    if options.json:
+        print(shuffles_json(rows))
+    else:
+        print_shuffles(rows, batch_size=options.batch, memory_bytes=memory_bytes)
+    return 0
 
 
 def _tune_kernels(options: argparse.Namespace) -> int:

@@ -67,6 +67,17 @@ def uniform(
     return draws.reshape(len(ids), 4 * num_blocks)[:, :num_draws]
 
 
+def generator(sample_id: int, *, seed: int, epoch: int, op: str) -> np.random.Generator:
+    """numpy's generator for one sample and op: the same wherever the sample is worked on.
+
+    Philox4x64-10 with the key of `uniform` and the counter (0, 0, 0, sample_id), so that 2**192
+    draws belong to each sample.
+    """
+    low, high = _op_key(seed, epoch, op)
+    bits = np.random.Philox(key=[low | high << 32, 0], counter=[0, 0, 0, sample_id])
+    return np.random.Generator(bits)
+
+
 def _op_key(seed: int, epoch: int, op: str) -> tuple[int, int]:
     """64 bits of SHAKE-128; seed and epoch count modulo 2**64."""
     words = b"".join((word % 2**64).to_bytes(8, "little") for word in (seed, epoch))

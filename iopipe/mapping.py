@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from iopipe.draws import generator
 from iopipe.errors import DataError
 from iopipe.protocols import Samples
 
 
 def map_rows(
-    function: Callable[[dict[str, Any]], dict[str, Any] | None],
+    function: Callable[..., dict[str, Any] | None], *, op: str | None = None
 ) -> Callable[[Samples], Samples]:
     """A stage function that applies `function` to each sample and drops those it answers
-    with None."""
+    with None.  With `op` it also gets a generator for its random draws, keyed by that name."""
 
     def mapped(samples: Samples) -> Samples:
-        results = [_call(function, samples, row) for row in range(len(samples))]
+        results = [_call(function, op, samples, row) for row in range(len(samples))]
         kept = [row for row, result in enumerate(results) if result is not None]
         return _gathered(samples, kept, [results[row] for row in kept])
 
@@ -28,10 +29,14 @@ def map_rows(
 
 
 def _call(
-    function: Callable[[dict[str, Any]], dict[str, Any] | None], samples: Samples, row: int
+    function: Callable[..., dict[str, Any] | None], op: str | None, samples: Samples, row: int
 ) -> dict[str, Any] | None:
     try:
-        return function(samples.row(row))
+        if op is None:
+            return function(samples.row(row))
+        number = int(samples.ids[row])
+        draws = generator(number, seed=samples.seed, epoch=samples.epoch, op=op)
+        return function(samples.row(row), draws)
     except DataError as error:
         error.row = row
         raise

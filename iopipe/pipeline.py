@@ -14,7 +14,7 @@ from typing import Any, Literal
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
 from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
-from iopipe.order.ranks import detect_ranks
+from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.plan import Plan, SamplePlan, mean_sample_bytes
 from iopipe.protocols import Batch, ErrorPolicy, Samples, Source, Store
 from iopipe.run import Run, RunSpec
@@ -101,9 +101,10 @@ class Pipeline:
 
     def map(
         self,
-        function: Callable[[dict[str, Any]], dict[str, Any] | None],
+        function: Callable[..., dict[str, Any] | None],
         *,
         name: str | None = None,
+        random: bool = False,
         concurrency: int = 1,
         buffer: int = 2,
     ) -> Pipeline:
@@ -112,13 +113,26 @@ class Pipeline:
         It gets and returns a dict; None for a sample leaves that sample out.  It runs in
         `concurrency` threads, so it pays where the function lets go of the interpreter
         lock.  Raise `iopipe.DataError` for a damaged sample: the error policy applies.
+
+        With `random=True` the function gets a numpy `Generator` as its second argument, keyed
+        by (seed, epoch, sample id, stage name): a sample is drawn for alike whichever thread
+        or rank works on it, and after a resume.
         """
         self._refuse_after_device("map")
         batched = self.batch_size is not None
+        stage_name = name or str(getattr(function, "__name__", "map"))
+        if random and batched:
+            raise PipelineError("random=True draws for samples; call map before batch(...)")
+        if random and any(stage.name == stage_name for stage in self.stages):
+            raise PipelineError(
+                f"two stages named {stage_name!r} would draw the same numbers; give name="
+            )
         return self._with(
             Stage(
-                name=name or str(getattr(function, "__name__", "map")),
-                function=function if batched else map_rows(function),
+                name=stage_name,
+                function=function
+                if batched
+                else map_rows(function, op=f"map {stage_name}" if random else None),
                 takes="batch" if batched else "samples",
                 cause="transform",
                 concurrency=concurrency,
@@ -177,6 +191,23 @@ class Pipeline:
         if prefetch < 1:
             raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
         return replace(self, device=device, prefetch=prefetch)
+
+    def check_ranks(self) -> None:
+        """Make sure that all ranks of an initialised torch.distributed go through the same
+        data in the same order; a collective, so all of them call it.  `StateError` names the
+        ranks that differ."""
+        plan = self._plan(None)
+        order = self.order
+        check_ranks(
+            {
+                "dataset": self.source.digest,
+                **plan.identity(),
+                "world": order.world,
+                "tail": order.tail,
+                "batch size": self.batch_size,
+                "drop_last": self.drop_last,
+            }
+        )
 
     def run(
         self,

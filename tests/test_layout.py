@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": CONTRACTS,
     "meter": CONTRACTS,
     "stages": CONTRACTS,
-    "mapping": CONTRACTS,
+    "mapping": CONTRACTS | {"draws"},
     "plan": CONTRACTS | {"order"},
     "progress": CONTRACTS | {"order", "plan"},
     "edge": {"meter"},

@@ -427,3 +427,36 @@ def test_out_of_order_is_about_batches() -> None:
         numbers(5).run(in_order=False)
     with pytest.raises(PipelineError, match="window is 0"):
         numbers(5).batch(2).run(in_order=False, window=0)
+
+
+# ---- random functions --------------------------------------------------------------------
+
+
+def _drawn(sample: dict[str, Any], draws: Any) -> dict[str, Any]:
+    return {"x": sample["x"], "draw": int(draws.integers(1 << 40))}
+
+
+def test_draws_belong_to_the_sample_whoever_works_on_it() -> None:
+    pipeline = numbers(60).shuffle(5)
+    runs = []
+    for concurrency, world in ((1, 1), (4, 1), (2, 3)):
+        found = {}
+        for rank in range(world):
+            mapped = pipeline.split(rank, world).map(_drawn, random=True, concurrency=concurrency)
+            with mapped.batch(7).run(epoch=2) as run:
+                for batch in run:
+                    found.update(zip(batch["x"].tolist(), batch["draw"].tolist(), strict=True))
+        runs.append(found)
+    assert len(runs[0]) == 60 and len(set(runs[0].values())) == 60
+    assert runs[0] == runs[1] == runs[2]
+    with pipeline.map(_drawn, random=True).run(epoch=3) as run:
+        assert {sample["draw"] for sample in run}.isdisjoint(runs[0].values())
+    with pipeline.map(_drawn, random=True, name="other").run(epoch=2) as run:
+        assert {sample["draw"] for sample in run}.isdisjoint(runs[0].values())
+
+
+def test_two_functions_do_not_draw_the_same_numbers_unseen() -> None:
+    with pytest.raises(PipelineError, match="would draw the same numbers; give name="):
+        numbers(5).map(_drawn, random=True).map(_drawn, random=True)
+    with pytest.raises(PipelineError, match="call map before batch"):
+        numbers(5).batch(2).map(_drawn, random=True)

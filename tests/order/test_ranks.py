@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from multiprocessing import Queue
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from fakes.source import numbers
 
-from iopipe.errors import PipelineError
+from iopipe.errors import PipelineError, StateError
 from iopipe.order.ranks import detect_ranks
 
 NAMES = [
@@ -62,3 +64,33 @@ def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rank_and_world_come_together() -> None:
     with pytest.raises(PipelineError, match="rank is 1 and world None: give both or neither"):
         numbers(20).split(1)
+
+
+def _compare(rank: int, folder: str, results: Queue[str]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=3)
+    try:
+        numbers(20).shuffle(1).split().batch(4).check_ranks()
+        results.put("same")
+        numbers(21 if rank == 1 else 20).shuffle(1).split().batch(4).check_ranks()
+    except StateError as error:
+        results.put(str(error))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ranks_that_see_other_data_are_named_on_every_rank(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results: Queue[str] = context.Queue()
+    ranks = [context.Process(target=_compare, args=(n, str(tmp_path), results)) for n in range(3)]
+    for process in ranks:
+        process.start()
+    said = sorted(results.get(timeout=60) for _ in range(6))
+    for process in ranks:
+        process.join()
+    expected = "ranks see different data: rank 1 has dataset 'numbers-21', others have 'numbers-20'"
+    assert said == [expected] * 3 + ["same"] * 3
+
+
+def test_ranks_are_compared_in_a_process_group_only() -> None:
+    with pytest.raises(PipelineError, match="init_process_group first"):
+        numbers(20).check_ranks()
