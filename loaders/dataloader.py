@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -131,10 +132,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._delivery is None:
             return super().__iter__()
         progress, meter = self.progress, self.running_meter
-        self.progress, self.running_meter = (
-            EpochProgress(epoch=progress.epoch, num_skipped=progress.num_skipped),
-            None,
-        )
+        # Counted and measured where batches are handed over, not where they are made.
+        self.progress, self.running_meter = replace(progress), None
         inner = super().__iter__()
         self.progress, self.running_meter = progress, meter
         return DeviceIter(inner, self._delivery, progress=progress, meter=meter)
@@ -142,7 +141,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _resumed(self, state: Mapping[str, Any]) -> Any:
         """The rest of the epoch that `state` was taken in."""
         skipped = state["num_yielded"]
-        progress = EpochProgress(epoch=state["epoch"], num_yielded=skipped, num_skipped=skipped)
+        progress = EpochProgress(
+            epoch=state["epoch"], num_yielded=skipped, num_skipped=skipped, is_resumed=True
+        )
         sampler = self._stateful_sampler()
         if state["sampler"] is not None and sampler is not None:
             sampler.load_state_dict(state["sampler"])

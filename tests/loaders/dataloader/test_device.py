@@ -16,16 +16,17 @@ from iopipe.loaders.workers.samplers import EpochProgress
 from iopipe.meter.meter import Meter
 
 
-def moved(loader: Any, meter: Meter | None = None) -> tuple[DeviceIter, EpochProgress]:
-    progress = EpochProgress()
-    delivery = SlotDelivery(FakeLink())
-    return DeviceIter(iter(loader), delivery, progress=progress, meter=meter), progress
+def moved(loader: Any) -> tuple[DeviceIter, EpochProgress, FakeLink]:
+    progress, link = EpochProgress(), FakeLink()
+    iterator = DeviceIter(iter(loader), SlotDelivery(link), progress=progress, meter=Meter(link))
+    return iterator, progress, link
 
 
 def test_batches_keep_their_structure_and_their_values() -> None:
     expected = list(torch.utils.data.DataLoader(data.Kinds(10), batch_size=4))
-    iterator, progress = moved(iopipe.DataLoader(data.Kinds(10), batch_size=4, num_workers=1))
+    iterator, progress, link = moved(iopipe.DataLoader(data.Kinds(10), batch_size=4, num_workers=1))
     found = list(iterator)
+    link.finish()
     assert progress.num_yielded == 3 and progress.is_finished
     for one, other in zip(found, expected, strict=True):
         assert list(one) == list(other) and one["text"] == other["text"]
@@ -35,17 +36,18 @@ def test_batches_keep_their_structure_and_their_values() -> None:
 
 
 def test_errors_come_after_the_batches_before_them() -> None:
-    iterator, progress = moved(iopipe.DataLoader(data.Failing(8), num_workers=1))
+    iterator, progress, link = moved(iopipe.DataLoader(data.Failing(8), num_workers=1))
     seen = []
     with pytest.raises(KeyError, match="sample 4 is broken"):
         for batch in iterator:
+            link.finish()
             seen.append(int(batch))
     assert seen == [0, 1, 2, 3] and progress.num_yielded == 4
     assert list(iterator) == []
 
 
 def test_an_iterator_that_is_dropped_stops_its_thread() -> None:
-    iterator, _ = moved(iopipe.DataLoader(data.Numbers(1000)))
+    iterator, _, _ = moved(iopipe.DataLoader(data.Numbers(1000)))
     next(iterator)
     thread = iterator._thread
     del iterator

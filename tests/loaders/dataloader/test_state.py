@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -72,7 +73,8 @@ def test_an_epoch_goes_on_with_another_number_of_workers(
     if kind == "shuffled":
         assert torch.equal(torch.get_rng_state(), before)
     assert len(seen) == num_batches
-    assert sorted(sum(seen + rest, [])) == sorted(sum(items(loader_of(ours, kind, 0)), []))
+    whole = items(loader_of(ours, kind, 0))
+    assert sorted(chain(*seen, *rest)) == sorted(chain(*whole))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

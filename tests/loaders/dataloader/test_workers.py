@@ -331,12 +331,13 @@ def test_every_start_method(method: str) -> None:
 
 def test_workers_are_not_forked_beside_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = [threading.main_thread(), threading.Thread(name="iopipe-read-0")]
-    monkeypatch.setattr(threading, "enumerate", lambda: threads)
-    assert start.start_method() == "fork"
-    threads.append(threading.Thread(name="progress bar"))
-    assert start.start_method() == "forkserver"
-    monkeypatch.setattr(start, "_is_guarded", lambda: False)
-    assert start.start_method() == "fork"
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "enumerate", lambda: threads)
+        assert start.start_method() == "fork"
+        threads.append(threading.Thread(name="progress bar"))
+        assert start.start_method() == "forkserver"
+        patch.setattr(start, "_is_guarded", lambda: False)
+        assert start.start_method() == "fork"
 
 
 def test_what_cannot_be_sent_is_forked_all_the_same() -> None:
