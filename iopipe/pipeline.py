@@ -15,12 +15,14 @@ from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
 from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
 from iopipe.order.ranks import check_ranks, detect_ranks
+from iopipe.packing import Groups, Method, PackedPlan, Packing, padding_share
 from iopipe.plan import Plan, SamplePlan, mean_sample_bytes
 from iopipe.protocols import Batch, ErrorPolicy, Samples, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
 
 _CHUNK_BYTES = 4 << 20
+_CHUNK_TOKENS = 1 << 18
 _CHUNKS_PER_BATCH = 8
 """Chunks are long, since each costs about half a millisecond whatever is in it, but several
 make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
@@ -47,6 +49,8 @@ class Pipeline:
     prefetch: int = 2
     on_error: ErrorPolicy = "raise"
     max_errors: int = 100
+    groups: Groups | None = None
+    """How documents are packed, where they are."""
 
     def shuffle(
         self,
@@ -66,6 +70,8 @@ class Pipeline:
         """
         if not isinstance(self.order.sequence, Stored):
             raise PipelineError("shuffle was called before; call it once")
+        if self.groups is not None:
+            raise PipelineError("documents are shuffled before they are packed: call shuffle first")
         num_samples = len(self.source)
         sequence: EpochSequence
         if mode == "full":
@@ -140,6 +146,34 @@ class Pipeline:
             )
         )
 
+    def pack(
+        self,
+        sequence_length: int,
+        *,
+        method: Method = "best_fit",
+        look_ahead: int = 1024,
+        column: str = "tokens",
+        pad_token: int = 0,
+    ) -> Pipeline:
+        """Pack token documents into sequences of `sequence_length` tokens.
+
+        Each `look_ahead` documents in a row of the epoch's order are packed together, by
+        their lengths: see `iopipe.packing.pack_group`.  A batch has tokens, labels,
+        position_ids and document_ids, all [b, sequence_length], and `cu_seqlens`.  Windows
+        of one length over a flat token file need no packing: open it with `window=`.
+        """
+        if self.stages or self.batch_size is not None or self.groups is not None:
+            raise PipelineError("pack works on the documents themselves: call it once, before map")
+        lengths = getattr(self.source, "lengths", None)
+        if lengths is None:
+            raise PipelineError(
+                "this source does not say how long its documents are; token files do"
+            )
+        packing = Packing(sequence_length=sequence_length, method=method, look_ahead=look_ahead)
+        groups = Groups(self.order.sequence, lambda ids: lengths[ids], packing)
+        source = self.toolkit.packed(self.source, groups, column=column, pad_token=pad_token)
+        return replace(self, source=source, groups=groups)
+
     def decode(
         self,
         images: ImageOptions | None = None,
@@ -181,7 +215,8 @@ class Pipeline:
             raise PipelineError(f"batch size is {batch_size}; it must be at least 1")
         if self.batch_size is not None:
             raise PipelineError("batch was called before; call it once")
-        return replace(self, batch_size=batch_size, drop_last=drop_last)
+        batched = replace(self, batch_size=batch_size, drop_last=drop_last)
+        return batched if self.groups is None else batched.map(self.toolkit.cu_seqlens)
 
     def to(self, device: str, *, prefetch: int = 2) -> Pipeline:
         """Deliver batches on `device` ('cpu', 'cuda', 'cuda:1'), `prefetch` of them ahead."""
@@ -220,6 +255,8 @@ class Pipeline:
         """
         if not in_order and self.batch_size is None:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
+        if self.groups is not None and (not in_order or ledger is not None):
+            raise PipelineError("packed sequences come in order, and have no ledger yet")
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
@@ -248,6 +285,14 @@ class Pipeline:
             f"read: chunks of {self._chunk_samples()} samples ({_READ_THREADS} threads)",
             *(str(stage) for stage in self.stages),
         ]
+        if self.groups is not None:
+            packing = self.groups.packing
+            share = 100 * padding_share(self.groups)
+            lines.insert(
+                2,
+                f"pack: {packing.method} into sequences of {packing.sequence_length}, "
+                f"{packing.look_ahead} documents at a time, {share:.1f} % padding",
+            )
         if self.batch_size is not None:
             tail = ", last one dropped if short" if self.drop_last else ""
             lines += [f"batch: {self.batch_size} samples{tail}"]
@@ -271,6 +316,15 @@ class Pipeline:
             )
 
     def _plan(self, end_epoch: int | None) -> Plan:
+        if self.groups is not None:
+            return PackedPlan(
+                self.order,
+                self.groups,
+                batch_size=self.batch_size,
+                drop_last=self.drop_last,
+                chunk_samples=self._chunk_samples(),
+                end_epoch=end_epoch,
+            )
         return SamplePlan(
             order=self.order,
             batch_size=self.batch_size,
@@ -281,6 +335,8 @@ class Pipeline:
 
     def _chunk_samples(self) -> int:
         most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
+        if self.groups is not None:
+            return min(max(1, _CHUNK_TOKENS // self.groups.packing.sequence_length), most)
         return min(_samples_in(_CHUNK_BYTES, self.source), most)
 
     def _delivery(self) -> Delivery:

@@ -77,6 +77,10 @@ class Plan(Protocol):
         """The cursor once every rank was delivered `num_samples` since `entry`."""
         ...
 
+    def num_samples(self, cursor: Cursor) -> int:
+        """Of this rank, from `cursor` to the end of its epoch."""
+        ...
+
     def num_batches(self, cursor: Cursor) -> int:
         """Batches from `cursor` to the end of its epoch, the same on every rank; chunks where
         nothing is batched."""

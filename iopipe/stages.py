@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from iopipe.packing import Groups
 from iopipe.protocols import Allocate, Batch, Cause, Events, Samples, Source, Store
 
 Takes: TypeAlias = Literal["samples", "batch"]
@@ -106,3 +107,11 @@ class Toolkit(Protocol):
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...
 
     def delivery(self, device: str) -> Delivery: ...
+
+    def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
+        """The sequences that the documents of `source` are packed into."""
+        ...
+
+    def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """The columns of a packed batch, and where its documents begin."""
+        ...

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from iopipe.errors import PipelineError
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.order import Order, Stored
+from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
+from iopipe.readers.packed import PackedSource
 from iopipe.stages import Delivery, ImageOptions
 from iopipe.storage import open_store
 from iopipe.storage.routed import RoutedStore, place_of
@@ -64,6 +68,12 @@ class _Loaders:
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)
+
+    def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
+        return PackedSource(source, groups, column=column, pad_token=pad_token)
+
+    def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
+        return add_cu_seqlens(columns)
 
     def delivery(self, device: str) -> Delivery:
         if device == "cpu":

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
+from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.order import Order, Stored
+from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Samples, Source, Store
+from iopipe.readers.packed import PackedSource
 from iopipe.stages import Delivery, ImageOptions
 from iopipe.storage import MemoryStore
 
@@ -71,6 +75,12 @@ class FakeToolkit:
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return lambda samples: samples
+
+    def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
+        return PackedSource(source, groups, column=column, pad_token=pad_token)
+
+    def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
+        return add_cu_seqlens(columns)
 
     def delivery(self, device: str) -> Delivery:
         return SlotDelivery(self.link)
