@@ -15,6 +15,7 @@ from collections import OrderedDict
 from typing import Literal, TypeAlias
 
 from iopipe.errors import NotFoundError, StorageError
+from iopipe.storage.alignment import NONE, ask_alignment, no_direct_reads
 
 Advise: TypeAlias = Literal["none", "random", "sequential", "willneed"]
 
@@ -60,12 +61,13 @@ class OpenFile:
     reference keeps the descriptor until the read has ended.
     """
 
-    __slots__ = ("device", "fd", "inode")
+    __slots__ = ("alignment", "device", "fd", "inode")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.device = 0
         self.inode = 0
+        self.alignment = NONE
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -86,9 +88,11 @@ class OpenFile:
 class Descriptors:
     """The `limit` most recently used files; thread-safe."""
 
-    def __init__(self, *, limit: int, advise: Advise) -> None:
+    def __init__(self, *, limit: int, advise: Advise = "none", direct: bool = False) -> None:
+        """With `direct` files are opened with O_DIRECT and know the alignment it demands."""
         self._limit = limit
         self._advice = ADVICE[advise]
+        self._direct = direct
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -129,16 +133,22 @@ class Descriptors:
         return [self._files.popitem(last=False)[1] for _ in range(num_excess)]
 
     def _open(self, path: str) -> OpenFile:
+        # O_NONBLOCK: without it, opening a FIFO waits for a writer.  Regular files ignore it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_DIRECT if self._direct else 0)
         try:
-            # O_NONBLOCK: without it, opening a FIFO waits for a writer.  Regular files ignore it.
-            file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+            file = OpenFile(os.open(path, flags))
             found = os.fstat(file.fd)
             check_regular(path, found.st_mode)
+            if self._direct:
+                file.alignment = ask_alignment(file.fd, path)
             if self._advice is not None:
                 os.posix_fadvise(file.fd, 0, 0, self._advice)
         except StorageError:
             raise
         except OSError as error:
+            if self._direct and error.errno == errno.EINVAL:
+                check_regular(path, os.stat(path).st_mode)
+                raise no_direct_reads(path) from error
             raise storage_error("open", path, error) from error
         file.device, file.inode = found.st_dev, found.st_ino
         return file

@@ -1,0 +1,164 @@
+"""Local files read round the page cache, with O_DIRECT.
+
+Stands where `storage.posix` stands, which still finds and lists the files.  Invariant: every byte
+comes from the device and from nowhere else; a file that cannot be read so is an error.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from iopipe.errors import PipelineError, StorageError
+from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.alignment import Piece, address_of, pieces
+from iopipe.storage.descriptors import Descriptors, OpenFile, storage_error
+from iopipe.storage.posix import PosixStore, plain_path
+from iopipe.storage.threads import ReadThreads, SharedReads
+
+
+class DirectStore:
+    """A `Store` over `preadv` with O_DIRECT: for data that is larger than the memory, or read
+    once, and for devices that are faster than the copy out of the page cache.
+
+    Whole blocks whose address in the caller's buffer suits the device (for most 512 or 4096
+    bytes, see `ask_alignment`) are read in place; what is left goes through `num_threads`
+    bounce buffers of `bounce_bytes`, made once.  As with `PosixStore`, a pickled store travels
+    as its settings, and a forked child must open its own.
+    """
+
+    def __init__(
+        self, *, num_threads: int = 8, bounce_bytes: int = 1 << 20, max_open_files: int = 256
+    ) -> None:
+        """`num_threads` reads are under way at a time; with 0 the thread that waits for a
+        submission reads it, one request after the other."""
+        if num_threads < 0 or max_open_files < 1:
+            raise PipelineError(
+                f"num_threads={num_threads} must be 0 or more, max_open_files={max_open_files} 1"
+            )
+        if bounce_bytes < mmap.PAGESIZE or bounce_bytes % mmap.PAGESIZE:
+            raise PipelineError(
+                f"bounce_bytes={bounce_bytes}: give a multiple of the page, {mmap.PAGESIZE}"
+            )
+        self._settings = {
+            "num_threads": num_threads,
+            "bounce_bytes": bounce_bytes,
+            "max_open_files": max_open_files,
+        }
+        self._names = PosixStore()
+        self._files = Descriptors(limit=max_open_files, direct=True)
+        self._threads = ReadThreads(num_threads, name="iopipe-direct")
+        self._bounce_bytes = bounce_bytes
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        """Bounce buffers, page-aligned; whoever takes one puts it back."""
+        room = memoryview(mmap.mmap(-1, max(1, num_threads) * bounce_bytes))
+        for start in range(0, len(room), bounce_bytes):
+            self._free.put(room[start : start + bounce_bytes])
+
+    def __reduce__(self) -> tuple[Callable[..., DirectStore], tuple[dict[str, Any]]]:
+        return _from_settings, (self._settings,)
+
+    def size(self, path: str) -> int:
+        return self._names.size(path)
+
+    def version(self, path: str) -> str:
+        return self._names.version(path)
+
+    def glob(self, pattern: str) -> list[str]:
+        return self._names.glob(pattern)
+
+    def local_path(self, path: str) -> str:
+        return self._names.local_path(path)
+
+    def view(self, path: str) -> None:
+        return None
+
+    def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        self._threads.check_usable()
+        return self._read(self._file(path), ReadRequest(path, offset, buffer))
+
+    def submit(self, requests: Sequence[ReadRequest]) -> Reads:
+        self._threads.check_usable()
+        reads = SharedReads(len(requests))
+        if not requests:
+            return reads
+        files: dict[str, OpenFile] = {}
+
+        def read(request: ReadRequest) -> int:
+            file = files.get(request.path)
+            if file is None:
+                file = files[request.path] = self._file(request.path)
+            return self._read(file, request)
+
+        self._threads.start(requests, deque(range(len(requests))), reads, read)
+        return reads
+
+    def describe(self) -> str:
+        return f"direct: preadv with O_DIRECT, {self._threads.num_threads} threads"
+
+    def close(self) -> None:
+        """Wait for the reads under way, end the threads, close the files; idempotent."""
+        if not self._threads.is_forked():
+            self._threads.close()
+            self._files.clear()
+            self._names.close()
+
+    def _file(self, path: str) -> OpenFile:
+        file = self._files.get(plain_path(path))
+        if file.alignment.memory > mmap.PAGESIZE or self._bounce_bytes % file.alignment.offset:
+            raise StorageError(
+                f"cannot read {path!r} with O_DIRECT: it wants {file.alignment} and bounce_bytes "
+                f"is {self._bounce_bytes}; give a multiple, or use prefer='posix'"
+            )
+        return file
+
+    def _read(self, file: OpenFile, request: ReadRequest) -> int:
+        offset, buffer = request.offset, request.buffer
+        if offset < 0:
+            raise StorageError(f"cannot read {request.path!r} at offset {offset}: give 0 or more")
+        if not buffer:
+            return 0
+        try:
+            return self._read_pieces(file, offset, buffer)
+        except OSError as error:
+            action = f"read {len(buffer)} bytes at offset {offset} of"
+            raise storage_error(action, request.path, error) from error
+
+    def _read_pieces(self, file: OpenFile, offset: int, buffer: memoryview) -> int:
+        num_done = 0
+        for first in pieces(
+            offset,
+            len(buffer),
+            address=address_of(buffer),
+            alignment=file.alignment,
+            bounce_bytes=self._bounce_bytes,
+        ):
+            piece: Piece | None = first
+            while piece is not None:
+                num_bytes = self._read_piece(file, piece, buffer)
+                num_done = piece.start + min(max(0, num_bytes - piece.skip), piece.wanted)
+                piece = piece.rest(num_bytes, file.alignment.offset)
+            if num_done < first.start + first.wanted:
+                break
+        return num_done
+
+    def _read_piece(self, file: OpenFile, piece: Piece, buffer: memoryview) -> int:
+        end = piece.start + piece.wanted
+        if piece.in_place:
+            return os.preadv(file.fd, [buffer[piece.start : end]], piece.offset)
+        bounce = self._free.get()
+        try:
+            num_bytes = os.preadv(file.fd, [bounce[: piece.length]], piece.offset)
+            gained = min(max(0, num_bytes - piece.skip), piece.wanted)
+            buffer[piece.start : piece.start + gained] = bounce[piece.skip : piece.skip + gained]
+        finally:
+            self._free.put(bounce)
+        return num_bytes
+
+
+def _from_settings(settings: dict[str, Any]) -> DirectStore:
+    return DirectStore(**settings)
