@@ -8,5 +8,6 @@ from iopipe.storage.mapped import MappedStore
 from iopipe.storage.memory import MemoryStore
 from iopipe.storage.open import open_store
 from iopipe.storage.posix import PosixStore
+from iopipe.storage.uring import UringStore
 
-__all__ = ["DirectStore", "MappedStore", "MemoryStore", "PosixStore", "open_store"]
+__all__ = ["DirectStore", "MappedStore", "MemoryStore", "PosixStore", "UringStore", "open_store"]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from iopipe.errors import StorageError
 
@@ -35,6 +36,15 @@ class Alignment:
     offset: int
     """Of the offset in the file and of the length."""
 
+    def check_fits(self, bounce_bytes: int, path: str) -> None:
+        """Refuse a file whose blocks the bounce buffers, page-aligned, cannot hold."""
+        if self.memory > mmap.PAGESIZE or bounce_bytes % self.offset:
+            raise StorageError(
+                f"cannot read {path!r} with O_DIRECT: it wants {self.memory} and {self.offset} "
+                f"bytes of alignment, bounce_bytes is {bounce_bytes}; give a multiple of "
+                "them, or use prefer='posix'"
+            )
+
 
 NONE = Alignment(1, 1)
 """What a read through the page cache demands."""
@@ -44,9 +54,8 @@ ASSUMED = Alignment(4096, 4096)
 page can hold has larger blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One read of a request."""
+class Piece(NamedTuple):
+    """One read of a request; a tuple, because one is made for every 4 KB."""
 
     offset: int
     """In the file; aligned."""
@@ -61,20 +70,23 @@ class Piece:
     in_place: bool
     """Whether it may be read straight into the request's buffer."""
 
+    def gained(self, num_bytes: int) -> int:
+        """How many of the wanted bytes a read of `num_bytes` brought."""
+        return min(max(0, num_bytes - self.skip), self.wanted)
+
     def rest(self, num_bytes: int, align: int) -> Piece | None:
         """What is left after a read of `num_bytes`; None where nothing is, or the file ended.
 
         A count that is no multiple of `align` is the end of the file: only there does a
         direct read stop inside a block.
         """
-        gained = num_bytes - self.skip
-        if gained >= self.wanted or num_bytes == 0 or num_bytes % align:
+        done = self.gained(num_bytes)
+        if done == self.wanted or num_bytes == 0 or num_bytes % align:
             return None
-        skip, done = max(0, -gained), max(0, gained)
         return Piece(
             self.offset + num_bytes,
             self.length - num_bytes,
-            skip,
+            max(0, self.skip - num_bytes),
             self.start + done,
             self.wanted - done,
             self.in_place,

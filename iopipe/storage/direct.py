@@ -109,11 +109,7 @@ class DirectStore:
 
     def _file(self, path: str) -> OpenFile:
         file = self._files.get(plain_path(path))
-        if file.alignment.memory > mmap.PAGESIZE or self._bounce_bytes % file.alignment.offset:
-            raise StorageError(
-                f"cannot read {path!r} with O_DIRECT: it wants {file.alignment} and bounce_bytes "
-                f"is {self._bounce_bytes}; give a multiple, or use prefer='posix'"
-            )
+        file.alignment.check_fits(self._bounce_bytes, path)
         return file
 
     def _read(self, file: OpenFile, request: ReadRequest) -> int:
@@ -140,7 +136,7 @@ class DirectStore:
             piece: Piece | None = first
             while piece is not None:
                 num_bytes = self._read_piece(file, piece, buffer)
-                num_done = piece.start + min(max(0, num_bytes - piece.skip), piece.wanted)
+                num_done = piece.start + piece.gained(num_bytes)
                 piece = piece.rest(num_bytes, file.alignment.offset)
             if num_done < first.start + first.wanted:
                 break
@@ -153,7 +149,7 @@ class DirectStore:
         bounce = self._free.get()
         try:
             num_bytes = os.preadv(file.fd, [bounce[: piece.length]], piece.offset)
-            gained = min(max(0, num_bytes - piece.skip), piece.wanted)
+            gained = piece.gained(num_bytes)
             buffer[piece.start : piece.start + gained] = bounce[piece.skip : piece.skip + gained]
         finally:
             self._free.put(bounce)

@@ -18,6 +18,7 @@ from iopipe.storage.mapped import MappedStore
 from iopipe.storage.memory import MemoryStore
 from iopipe.storage.posix import PosixStore
 from iopipe.storage.remote import RemoteStore
+from iopipe.storage.uring import UringStore
 
 Backend: TypeAlias = Literal["posix", "direct", "uring", "mapped", "gds"]
 Requirement: TypeAlias = Literal["gpudirect"]
@@ -60,17 +61,11 @@ def _local(
     return _LOCAL[backend](**options)
 
 
-def _uring(**options: Any) -> Store:
-    from iopipe.storage.uring import UringStore
-
-    return UringStore(**options)
-
-
 _LOCAL: dict[str, Callable[..., Store]] = {
     "posix": PosixStore,
     "direct": DirectStore,
     "mapped": MappedStore,
-    "uring": _uring,
+    "uring": UringStore,
 }
 
 

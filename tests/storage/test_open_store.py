@@ -41,9 +41,7 @@ def test_memory_copies_what_is_written() -> None:
     assert buffer == b"abc"
 
 
-def test_other_schemes_are_those_of_fsspec(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_schemes_are_those_of_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(f"local://{tmp_path}/x", num_threads=3)
     assert store.describe() == "remote: local through fsspec, 3 threads"
     store.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Store
-from iopipe.storage import DirectStore, MappedStore, MemoryStore, PosixStore
+from iopipe.storage import DirectStore, MappedStore, MemoryStore, PosixStore, UringStore
 from iopipe.storage.remote import RemoteStore
 
 CONTENT = np.random.default_rng(7).integers(0, 256, 70_001, dtype=np.uint8).tobytes()
@@ -66,14 +66,18 @@ def memory_place() -> Place:
     return Place(store, "memory://set/", put, store.delete)
 
 
-@pytest.fixture(params=["posix", "direct", "mapped", "memory", "remote"])
+@pytest.fixture(params=["posix", "direct", "uring", "uring-buffered", "mapped", "memory", "remote"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "memory":
         place = memory_place()
     elif request.param == "remote":
         place = remote_place(tmp_path)
     elif request.param == "direct":
-        store = DirectStore(num_threads=4, bounce_bytes=8192, max_open_files=8)
+        store: Store = DirectStore(num_threads=4, bounce_bytes=8192, max_open_files=8)
+        place = posix_place(tmp_path, store)
+    elif request.param.startswith("uring"):
+        is_direct = request.param == "uring"
+        store = UringStore(queue_depth=8, bounce_bytes=8192, direct=is_direct, max_open_files=8)
         place = posix_place(tmp_path, store)
     elif request.param == "mapped":
         place = posix_place(tmp_path, MappedStore(max_maps=2))
@@ -300,7 +304,7 @@ def test_a_view_shows_what_a_read_gives_or_there_is_none(place: Place) -> None:
     path, empty = place.put("v", CONTENT), place.put("e", b"")
     view = place.store.view(path)
     if view is None:
-        assert isinstance(place.store, DirectStore | PosixStore | RemoteStore)
+        assert isinstance(place.store, DirectStore | PosixStore | RemoteStore | UringStore)
         return
     assert bytes(view) == CONTENT and view.readonly
     assert bytes(place.store.view(empty) or b"") == b""
