@@ -84,6 +84,17 @@ class OpenFile:
             return False
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
+    def is_in_memory(self) -> bool:
+        """Whether the filesystem is tmpfs or ramfs, by its line in /proc/self/mountinfo
+        (proc_pid_mountinfo(5))."""
+        number = f"{os.major(self.device)}:{os.minor(self.device)}"
+        with open("/proc/self/mountinfo") as lines:
+            for line in lines:
+                mount, _, filesystem = line.partition(" - ")
+                if mount.split()[2] == number:
+                    return filesystem.split()[0] in ("tmpfs", "ramfs")
+        return False
+
 
 class Descriptors:
     """The `limit` most recently used files; thread-safe."""

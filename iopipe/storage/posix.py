@@ -70,6 +70,9 @@ class PosixStore:
         self._files = Descriptors(limit=max_open_files, advise=advise)
         self._threads = ReadThreads(num_threads, name="iopipe-posix")
         self._without_nowait: set[int] = set()
+        """Devices whose filesystem refuses RWF_NOWAIT and may wait for a disk."""
+        self._in_memory: set[int] = set()
+        """Those that refuse it and have none: a thread would only share the copying."""
 
     def __reduce__(self) -> tuple[Callable[..., PosixStore], tuple[dict[str, Any]]]:
         return _from_settings, (self._settings,)
@@ -149,8 +152,9 @@ class PosixStore:
         file = files[path]
         if file is None or file.device in self._without_nowait:
             return None
+        flags = 0 if file.device in self._in_memory else os.RWF_NOWAIT
         try:
-            return os.preadv(file.fd, [request.buffer], request.offset, os.RWF_NOWAIT)
+            return os.preadv(file.fd, [request.buffer], request.offset, flags)
         except OSError as error:
             # EAGAIN: not in the cache.  Any other error comes again, and is reported, when a
             # thread reads the request without the flag.
@@ -165,6 +169,9 @@ class PosixStore:
         return file
 
     def _forgo_nowait(self, file: OpenFile, path: str) -> None:
+        if file.is_in_memory():
+            self._in_memory.add(file.device)
+            return
         self._without_nowait.add(file.device)
         _log.info("filesystem of %r has no RWF_NOWAIT: cached reads go through threads", path)
 
