@@ -15,7 +15,7 @@ from collections import OrderedDict
 from typing import Literal, TypeAlias
 
 from iopipe.errors import NotFoundError, StorageError
-from iopipe.storage.alignment import NONE, ask_alignment, no_direct_reads
+from iopipe.storage.alignment import NONE, Alignment, ask_alignment, no_direct_reads
 
 Advise: TypeAlias = Literal["none", "random", "sequential", "willneed"]
 
@@ -61,16 +61,21 @@ class OpenFile:
     reference keeps the descriptor until the read has ended.
     """
 
-    __slots__ = ("alignment", "device", "fd", "inode")
+    __slots__ = ("alignment", "device", "fd", "inode", "memory_mask", "offset_mask")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.device = 0
         self.inode = 0
-        self.alignment = NONE
+        self.set_alignment(NONE)
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+    def set_alignment(self, alignment: Alignment) -> None:
+        """The masks cover the bits that must be 0; they are asked for every request."""
+        self.alignment = alignment
+        self.memory_mask, self.offset_mask = alignment.memory - 1, alignment.offset - 1
 
     def is_named(self, path: str) -> bool:
         """Whether `path` still names this file, and not one that was moved into its place.
@@ -151,7 +156,7 @@ class Descriptors:
             found = os.fstat(file.fd)
             check_regular(path, found.st_mode)
             if self._direct:
-                file.alignment = ask_alignment(file.fd, path)
+                file.set_alignment(ask_alignment(file.fd, path))
             if self._advice is not None:
                 os.posix_fadvise(file.fd, 0, 0, self._advice)
         except StorageError:

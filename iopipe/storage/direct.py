@@ -6,6 +6,7 @@ comes from the device and from nowhere else; a file that cannot be read so is an
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import queue
@@ -18,7 +19,7 @@ from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.alignment import Piece, address_of, pieces
 from iopipe.storage.descriptors import Descriptors, OpenFile, storage_error
 from iopipe.storage.posix import PosixStore, plain_path
-from iopipe.storage.threads import ReadThreads, SharedReads
+from iopipe.storage.threads import ReadOne, ReadThreads, SharedReads
 
 
 class DirectStore:
@@ -79,23 +80,43 @@ class DirectStore:
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
         self._threads.check_usable()
-        return self._read(self._file(path), ReadRequest(path, offset, buffer))
+        request = ReadRequest(path, offset, buffer)
+        return self._read(self._file(path), request)
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
         reads = SharedReads(len(requests))
         if not requests:
             return reads
+        reader = self._reader()
+        self._threads.start(requests, deque(range(len(requests))), reads, reader)
+        return reads
+
+    def _reader(self) -> ReadOne:
+        """The function that serves the requests of a submission: it looks each file up once,
+        and lets the common request, which needs no cutting, pay for nothing else."""
         files: dict[str, OpenFile] = {}
+        preadv, address, first_byte = os.preadv, ctypes.addressof, ctypes.c_char.from_buffer
 
         def read(request: ReadRequest) -> int:
-            file = files.get(request.path)
+            path, offset, buffer = request.path, request.offset, request.buffer
+            file = files.get(path)
             if file is None:
-                file = files[request.path] = self._file(request.path)
+                file = files[path] = self._file(path)
+            length = len(buffer)
+            if length and not (
+                (offset | length) & file.offset_mask
+                or address(first_byte(buffer)) & file.memory_mask
+            ):
+                try:
+                    if preadv(file.fd, (buffer,), offset) == length:
+                        return length
+                except OSError:
+                    # The longer way meets it again and says what failed.
+                    return self._read(file, request)
             return self._read(file, request)
 
-        self._threads.start(requests, deque(range(len(requests))), reads, read)
-        return reads
+        return read
 
     def describe(self) -> str:
         return f"direct: preadv with O_DIRECT, {self._threads.num_threads} threads"
@@ -119,19 +140,10 @@ class DirectStore:
         if not buffer:
             return 0
         try:
-            if self._fits(file, offset, buffer):
-                num_bytes = os.preadv(file.fd, [buffer], offset)
-                if num_bytes == len(buffer):
-                    return num_bytes
             return self._read_pieces(file, offset, buffer)
         except OSError as error:
             action = f"read {len(buffer)} bytes at offset {offset} of"
             raise storage_error(action, request.path, error) from error
-
-    def _fits(self, file: OpenFile, offset: int, buffer: memoryview) -> bool:
-        """Whether the request needs no cutting: the common one, which pays for nothing else."""
-        align = file.alignment
-        return not ((offset | len(buffer)) % align.offset or address_of(buffer) % align.memory)
 
     def _read_pieces(self, file: OpenFile, offset: int, buffer: memoryview) -> int:
         num_done = 0

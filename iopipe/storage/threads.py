@@ -45,13 +45,14 @@ class SharedReads:
 
     def drain(self, requests: Sequence[ReadRequest], left: deque[int], read: ReadOne) -> None:
         """Serve requests until none of the indices in `left` remains."""
+        take, num_bytes = left.popleft, self.num_bytes
         while True:
             try:
-                index = left.popleft()
+                index = take()
             except IndexError:
                 return
             try:
-                self.num_bytes[index] = read(requests[index])
+                num_bytes[index] = read(requests[index])
             except StorageError as error:
                 self.errors[index] = error
 
