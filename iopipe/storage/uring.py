@@ -155,7 +155,8 @@ class _Read(NamedTuple):
     """What the kernel is at; keeps file and buffer alive."""
 
     submission: _Submission
-    index: int
+    place: int
+    """Of its request among those of the submission."""
     piece: Piece
     file: OpenFile
     address: int
