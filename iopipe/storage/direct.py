@@ -28,8 +28,10 @@ class DirectStore:
 
     Whole blocks whose address in the caller's buffer suits the device (for most 512 or 4096
     bytes, see `ask_alignment`) are read in place; what is left goes through `num_threads`
-    bounce buffers of `bounce_bytes`, made once.  As with `PosixStore`, a pickled store travels
-    as its settings, and a forked child must open its own.
+    bounce buffers of `bounce_bytes`, made once.  Where the file ends inside a block that is
+    read in place, the buffer holds zeros behind the bytes that are counted.
+    As with `PosixStore`, a pickled store travels as its settings, and a forked child must
+    open its own.
     """
 
     def __init__(
@@ -93,16 +95,19 @@ class DirectStore:
         return reads
 
     def _reader(self) -> ReadOne:
-        """The function that serves the requests of a submission: it looks each file up once,
-        and lets the common request, which needs no cutting, pay for nothing else."""
-        files: dict[str, OpenFile] = {}
+        """The function that serves the requests of a submission: it looks a file up where the
+        request before was for another, and lets the common request, which needs no cutting,
+        pay for nothing else."""
+        latest: tuple[str, OpenFile] | None = None
         preadv, address, first_byte = os.preadv, ctypes.addressof, ctypes.c_char.from_buffer
 
         def read(request: ReadRequest) -> int:
+            nonlocal latest
             path, offset, buffer = request.path, request.offset, request.buffer
-            file = files.get(path)
-            if file is None:
-                file = files[path] = self._file(path)
+            known = latest  # one look: other threads change it
+            if known is None or known[0] != path:
+                known = latest = (path, self._file(path))
+            file = known[1]
             length = len(buffer)
             if length and not (
                 (offset | length) & file.offset_mask

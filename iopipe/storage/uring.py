@@ -130,7 +130,8 @@ class _Submission:
         self.requests = requests
         self.num_bytes = [len(request.buffer) for request in requests]
         self.errors: dict[int, StorageError] = {}
-        self.files: dict[str, OpenFile] = {}
+        self.latest: tuple[str, OpenFile] | None = None
+        """The file of the request before; readers ask for one shard after the other."""
         self.num_left = 1
         """Reads to be made, and one for as long as not all are known."""
         self._ended = threading.Event()
@@ -206,6 +207,7 @@ class _Server:
                 is_open = False
             else:
                 self._accept(submission)
+                del submission  # or its buffers would live until the next one
 
     def _refuse(self, error: StorageError, inbox: queue.SimpleQueue[_Submission | None]) -> None:
         """The ring is of no use any more: all that is and will be asked fails."""
@@ -220,18 +222,13 @@ class _Server:
                 self._plan(submission, index)
             except StorageError as error:
                 submission.errors[index] = error
-            if len(self._left) >= len(self._places) > 0:
-                self._turn(num_wanted=0)
+            while len(self._left) > len(self._places):
+                self._turn(num_wanted=1)
         submission.count_down()
 
     def _plan(self, submission: _Submission, index: int) -> None:
         path, offset, buffer = _parts(submission.requests[index])
-        file = submission.files.get(path)
-        if file is None:
-            file = self._files.get(plain_path(path))
-            if self._bounce_bytes:
-                file.alignment.check_fits(self._bounce_bytes, path)
-            submission.files[path] = file
+        file = self._file(submission, path)
         if not buffer:
             return
         address = address_of(buffer)
@@ -244,6 +241,15 @@ class _Server:
         ):
             self._left.append(_Read(submission, index, piece, file, address))
             submission.num_left += 1
+
+    def _file(self, submission: _Submission, path: str) -> OpenFile:
+        if submission.latest is not None and submission.latest[0] == path:
+            return submission.latest[1]
+        file = self._files.get(plain_path(path))
+        if self._bounce_bytes:
+            file.alignment.check_fits(self._bounce_bytes, path)
+        submission.latest = (path, file)
+        return file
 
     def _turn(self, *, num_wanted: int) -> None:
         """Hand over what there is room for, take in what is done."""

@@ -83,7 +83,12 @@ def test_any_offset_length_and_address(store: Store, path: str, seed: int) -> No
     counts = store.submit(requests).wait()
     for (start, offset, length), count in zip(places, counts, strict=True):
         assert room[start : start + count].tobytes() == CONTENT[offset : offset + length]
-        room[start : start + count] = 0xA5
+        behind = room[start + count : start + length]
+        if store.describe().startswith(("direct", "uring: io_uring with O_DIRECT")):
+            # The rest of the last block, where it was read in place.
+            behind[behind == 0] = 0xA5
+        assert (behind == 0xA5).all()
+        room[start : start + length] = 0xA5
     assert (room == 0xA5).all()
 
 
@@ -203,10 +208,11 @@ def test_a_closed_store_leaves_nothing(name: str, tmp_path: Path) -> None:
     for _ in range(3):
         store = LOCAL[name]()
         assert submit(store, paths, 9_000) == [CONTENT[:9_000]] * 30
-        assert open_files() <= before + 8 + 3  # the limit of the store; the ring and its maps
+        if name != "mapped":  # whose limit is another
+            assert open_files() <= before + 8 + 1 + 3  # limit, file in use, ring with its maps
         store.close()
         store.close()
-    assert open_files() == before and set(threading.enumerate()) == threads
+    assert open_files() == before and set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -218,7 +224,7 @@ def test_a_dropped_store_leaves_nothing(name: str, path: str) -> None:
     gc.collect()
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)
-    assert open_files() == before and set(threading.enumerate()) == threads
+    assert open_files() == before and set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -231,7 +237,7 @@ def test_close_ends_reads_that_nobody_waits_for(name: str, path: str) -> None:
     reads = store.submit([ReadRequest(path, 7, memoryview(b)) for b in buffers[:1]])
     reads.wait()
     store.close()
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     for buffer in buffers:  # nothing writes to them any more
         buffer[:] = bytes(len(buffer))
         assert not any(buffer)
