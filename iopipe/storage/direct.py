@@ -17,6 +17,7 @@ from typing import Any
 from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.alignment import Piece, address_of, pieces
+from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.descriptors import Descriptors, OpenFile, storage_error
 from iopipe.storage.posix import PosixStore, plain_path
 from iopipe.storage.threads import ReadOne, ReadThreads, SharedReads
@@ -35,10 +36,16 @@ class DirectStore:
     """
 
     def __init__(
-        self, *, num_threads: int = 8, bounce_bytes: int = 1 << 20, max_open_files: int = 256
+        self,
+        *,
+        num_threads: int = 8,
+        bounce_bytes: int = 1 << 20,
+        max_open_files: int = 256,
+        task_bytes: int = 8 << 20,
     ) -> None:
         """`num_threads` reads are under way at a time; with 0 the thread that waits for a
-        submission reads it, one request after the other."""
+        submission reads it, one request after the other.  Several threads share the requests
+        of `submit` that are longer than `task_bytes`."""
         if num_threads < 0 or max_open_files < 1:
             raise PipelineError(
                 f"num_threads={num_threads} must be 0 or more, max_open_files={max_open_files} 1"
@@ -47,8 +54,11 @@ class DirectStore:
             raise PipelineError(
                 f"bounce_bytes={bounce_bytes}: give a multiple of the page, {mmap.PAGESIZE}"
             )
+        check_task_bytes(task_bytes)
+        self._task_bytes = task_bytes
         self._settings = {
             "num_threads": num_threads,
+            "task_bytes": task_bytes,
             "bounce_bytes": bounce_bytes,
             "max_open_files": max_open_files,
         }
@@ -87,6 +97,12 @@ class DirectStore:
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
+        split = split_requests(requests, task_bytes=self._task_bytes)
+        return (
+            self._submit(requests) if not split else SplitReads(self._submit(split.requests), split)
+        )
+
+    def _submit(self, requests: Sequence[ReadRequest]) -> Reads:
         reads = SharedReads(len(requests))
         if not requests:
             return reads

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.descriptors import (
     ADVICE,
     Advise,
@@ -50,9 +51,15 @@ class PosixStore:
     """
 
     def __init__(
-        self, *, num_threads: int = 8, advise: Advise = "none", max_open_files: int = 256
+        self,
+        *,
+        num_threads: int = 8,
+        advise: Advise = "none",
+        max_open_files: int = 256,
+        task_bytes: int = 8 << 20,
     ) -> None:
-        """`advise` is what each file is opened with, see posix_fadvise(2).
+        """`advise` is what each file is opened with, see posix_fadvise(2); several threads
+        share the requests of `submit` that are longer than `task_bytes`.
 
         Files being read from count in `max_open_files` only while they are the latest used.
         """
@@ -62,8 +69,11 @@ class PosixStore:
             raise PipelineError(
                 f"num_threads={num_threads} and max_open_files={max_open_files} must be 1 or more"
             )
+        check_task_bytes(task_bytes)
+        self._task_bytes = task_bytes
         self._settings = {
             "num_threads": num_threads,
+            "task_bytes": task_bytes,
             "advise": advise,
             "max_open_files": max_open_files,
         }
@@ -101,6 +111,12 @@ class PosixStore:
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
+        split = split_requests(requests, task_bytes=self._task_bytes)
+        return (
+            self._submit(requests) if not split else SplitReads(self._submit(split.requests), split)
+        )
+
+    def _submit(self, requests: Sequence[ReadRequest]) -> Reads:
         reads = SharedReads(len(requests))
         files: dict[str, OpenFile | None] = {}
         missing: deque[int] = deque()
