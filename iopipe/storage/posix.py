@@ -112,9 +112,9 @@ class PosixStore:
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
         split = split_requests(requests, task_bytes=self._task_bytes)
-        return (
-            self._submit(requests) if not split else SplitReads(self._submit(split.requests), split)
-        )
+        if split is None:
+            return self._submit(requests)
+        return SplitReads(self._submit(split.requests), split)
 
     def _submit(self, requests: Sequence[ReadRequest]) -> Reads:
         reads = SharedReads(len(requests))

@@ -117,15 +117,11 @@ class Ring:
     def enter(self, *, num_wanted: int) -> list[tuple[int, int]]:
         """Hand over what was pushed and wait for `num_wanted` completions: (tag, result) of all
         that there are; a result is a count of bytes or a negative errno."""
-        while True:
-            try:
-                taken = _call(
-                    "enter", _NR_ENTER, self._fd, self._num_new, num_wanted, _ENTER_GETEVENTS, 0, 0
-                )
-            except InterruptedError:
-                continue
-            self._num_new -= taken
-            return self._reap()
+        taken = _call(
+            "enter", _NR_ENTER, self._fd, self._num_new, num_wanted, _ENTER_GETEVENTS, 0, 0
+        )
+        self._num_new -= taken
+        return self._reap()
 
     def _reap(self) -> list[tuple[int, int]]:
         head, tail = self._words[self._cq_head], self._words[self._cq_tail]
@@ -146,13 +142,16 @@ class Ring:
 
 
 def _call(action: str, number: int, *arguments: int) -> int:
-    """The system call's answer; a `StorageError` names what forbids it."""
-    answer: int = _syscall()(number, *[ctypes.c_ulong(part) for part in arguments])
-    if answer >= 0:
-        return answer
-    code = ctypes.get_errno()
-    if code == errno.EINTR:
-        raise InterruptedError(code, os.strerror(code))
+    """The system call's answer; a signal only makes it start again (nothing was taken then).
+    A `StorageError` names what forbids it."""
+    words = [ctypes.c_ulong(part) for part in arguments]
+    while True:
+        answer: int = _syscall()(number, *words)
+        if answer >= 0:
+            return answer
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            break
     said = os.strerror(code).lower()
     remedy = _REMEDIES.get(code, "use prefer='direct' instead")
     raise StorageError(f"cannot {action} an io_uring: {said}; {remedy}")
