@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from iopipe.audit import AuditReport as AuditReport
+    from iopipe.audit import audit_ledgers as audit_ledgers
     from iopipe.errors import DataError as DataError
     from iopipe.errors import ErrorBudgetExceeded as ErrorBudgetExceeded
     from iopipe.errors import IopipeError as IopipeError
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArrowSource": "iopipe.readers",
+    "AuditReport": "iopipe.audit",
     "DataError": "iopipe.errors",
     "DatasetWriter": "iopipe.readers",
     "ErrorBudgetExceeded": "iopipe.errors",
@@ -73,6 +76,7 @@ _HOMES = {
     "WebDatasetSource": "iopipe.readers",
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
+    "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
     "mix": "iopipe.loaders.mix",
     "merge_states": "iopipe.progress",

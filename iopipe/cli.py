@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     order.add_argument("--memory-mib", type=int, default=1024, help="what a reader keeps (1024)")
     order.add_argument("--json", action="store_true", help="print JSON")
     order.set_defaults(run=_order)
+    audit = commands.add_parser(
+        "audit", help="prove from ledgers that every sample was delivered exactly once an epoch"
+    )
+    audit.add_argument("ledger", nargs="+", help="ledgers, or folders of them")
+    audit.add_argument("--all", action="store_true", help="name every missing or double sample")
+    audit.add_argument("--json", action="store_true", help="print JSON")
+    audit.set_defaults(run=_audit)
     _add_kernels(commands)
     return parser
 
@@ -133,6 +140,14 @@ def _order(options: argparse.Namespace) -> int:
     else:
         print_shuffles(rows, batch_size=options.batch, memory_bytes=memory_bytes)
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from iopipe.report.audit import audit_json, audit_text
+
+    report = iopipe.audit_ledgers(options.ledger)
+    print(audit_json(report) if options.json else audit_text(report, show_all=options.all))
+    return 0 if report.is_exact else 1
 
 
 def _tune_kernels(options: argparse.Namespace) -> int:

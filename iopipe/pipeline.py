@@ -197,17 +197,8 @@ class Pipeline:
         data in the same order; a collective, so all of them call it.  `StateError` names the
         ranks that differ."""
         plan = self._plan(None)
-        order = self.order
-        check_ranks(
-            {
-                "dataset": self.source.digest,
-                **plan.identity(),
-                "world": order.world,
-                "tail": order.tail,
-                "batch size": self.batch_size,
-                "drop_last": self.drop_last,
-            }
-        )
+        share = {name: value for name, value in plan.share().items() if name != "rank"}
+        check_ranks({"dataset": self.source.digest, **plan.identity(), **share})
 
     def run(
         self,
@@ -216,12 +207,16 @@ class Pipeline:
         num_epochs: int | None = 1,
         in_order: bool = True,
         window: int = 8,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> Run:
         """Start at `epoch` and go on for `num_epochs`, without end where that is None.
 
         With `in_order=False` batches come as they are ready, from among the `window` oldest
         that were not delivered: a slow sample holds up its own batch only.  Which samples
         make up a batch, and a resumed run, stay as exact as they are in order.
+
+        `ledger` is a folder in which every rank and start logs what it was delivered, for
+        `iopipe audit`.
         """
         if not in_order and self.batch_size is None:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
@@ -239,6 +234,7 @@ class Pipeline:
             policy=self.on_error,
             max_errors=self.max_errors,
             window=None if in_order else window,
+            ledger=ledger,
         )
         return Run(spec, cursor=Cursor(epoch=epoch))
 

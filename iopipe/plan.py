@@ -90,6 +90,10 @@ class Plan(Protocol):
         """`StateError` where there is no such place."""
         ...
 
+    def share(self) -> dict[str, Any]:
+        """What decides which part of an epoch a rank gets, as plain values."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePlan:
@@ -128,6 +132,15 @@ class SamplePlan:
 
     def check(self, cursor: Cursor) -> None:
         self.order.num_left(cursor)
+
+    def share(self) -> dict[str, Any]:
+        return {
+            "rank": self.order.rank,
+            "world": self.order.world,
+            "tail": self.order.tail,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+        }
 
     @property
     def _drops(self) -> bool:

@@ -52,14 +52,14 @@ class Progress:
         ranks, this rank's part of it, for `merge_states`."""
         order = self._plan.order
         if self._in_order:
-            return _place(self.cursor)
+            return state_of(self.cursor)
         if self.cursor.epoch > self._entry.epoch:  # nothing of the next epoch was delivered
             self._entry, self._num_done = self.cursor, 0
         stretches = [*([(0, self._num_done)] if self._num_done else []), *self._ahead.items()]
         if order.world == 1:
-            return _place(remaining(order, self._entry, [stretches]))
+            return state_of(remaining(order, self._entry, [stretches]))
         return {
-            **_place(self._entry),
+            **state_of(self._entry),
             "rank": order.rank,
             "world": order.world,
             "num_positions": order.sequence.num_positions(self._entry.epoch),
@@ -113,7 +113,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     order = Order(sequence=Stored(num_samples=shared[0].pop("num_positions")))
     del shared[0]["world"]
     left = remaining(order, entry, [state["delivered"] for state in parts])
-    return {**shared[0], **_place(left), "quarantined": quarantined}
+    return {**shared[0], **state_of(left), "quarantined": quarantined}
 
 
 def place_of(state: Mapping[str, Any]) -> Cursor:
@@ -132,7 +132,8 @@ def place_of(state: Mapping[str, Any]) -> Cursor:
     )
 
 
-def _place(cursor: Cursor) -> dict[str, Any]:
+def state_of(cursor: Cursor) -> dict[str, Any]:
+    """A cursor as plain values."""
     return {
         "epoch": cursor.epoch,
         "position": cursor.position,

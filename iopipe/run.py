@@ -6,21 +6,26 @@ what was delivered, never of what is prefetched; `close` leaves no thread and no
 
 from __future__ import annotations
 
+import os
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
 from iopipe.errors import PipelineError, StateError
 from iopipe.faults import Faults
+from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
 from iopipe.order import Cursor
 from iopipe.plan import Plan, Task
-from iopipe.progress import Progress, place_of
-from iopipe.protocols import ErrorPolicy, Samples, Source, Store
+from iopipe.progress import Progress, place_of, state_of
+from iopipe.protocols import ErrorPolicy, Int64Array, Samples, Source, Store
 from iopipe.stages import Delivery, Stage
 
 STATE_VERSION = 1
@@ -43,6 +48,8 @@ class RunSpec:
     max_errors: int
     window: int | None
     """None: batches come in the order of the plan; else as they are ready, from among so many."""
+    ledger: str | os.PathLike[str] | None
+    """The folder where what is delivered is logged."""
 
 
 class Run:
@@ -62,6 +69,7 @@ class Run:
         self._delivery = spec.delivery() if spec.delivery else None
         self._meter = Meter(self._delivery.events if self._delivery else None)
         self._pass: _Pass | None = None
+        self._ledger: LedgerWriter | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
         self._finished = False
         self._closed = False
@@ -124,6 +132,8 @@ class Run:
         """Stop threads, close the store; idempotent.  A closed run cannot go on."""
         self._closed = True
         self._rows = iter(())
+        if self._ledger is not None:
+            self._ledger.close()
         if self._pass is not None:
             self._pass.close()
 
@@ -135,11 +145,11 @@ class Run:
         All ranks save after the same number of batches.  With `in_order=False` on several
         ranks each has its own part: `merge_states` makes one state of them.
         """
-        place = self._progress.cursor
+        cursor = self._progress.cursor
         return {
             **self._identity(),
             **self._progress.state(),
-            **self._spec.plan.order.sequence.details(place.epoch, place.position),
+            **self._spec.plan.order.sequence.details(cursor.epoch, cursor.position),
             "quarantined": self._quarantined_now(),
         }
 
@@ -190,8 +200,10 @@ class Run:
         if self._closed:
             raise PipelineError("this run is closed; start another one with pipeline.run()")
         if self._pass is None:
-            place = self._progress.cursor
-            self._pass = _Pass(self._spec, self._delivery, place, self._quarantined)
+            cursor = self._progress.cursor
+            if self._spec.ledger is not None:
+                self._ledger = self._begun_ledger(self._spec.ledger)
+            self._pass = _Pass(self._spec, self._delivery, cursor, self._quarantined)
             weakref.finalize(self, self._pass.close)
             self._pass.engine.start()
         return self._pass
@@ -202,7 +214,8 @@ class Run:
             self._meter.handoff(spans=item.spans, ready=batch.ready, num_samples=batch.num_samples)
             batch.handed_over()
             task = item.task
-            self._delivered(task, task.first - task.row, task.first + len(task.ids))
+            first, last = task.first - task.row, task.first + len(task.ids)
+            self._delivered(task, first, last, batch.ids, item.planned)
             return batch.columns
         self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
         self._rows = self._row_by_row(item.task, item.samples)
@@ -210,16 +223,48 @@ class Run:
 
     def _row_by_row(self, task: Task, samples: Samples) -> Iterator[dict[str, Any]]:
         places = {int(sample): place for place, sample in enumerate(task.ids)}
-        first = task.first
+        start = 0
+        if not len(samples):
+            planned = task.ids[: task.num_valid]
+            self._delivered(task, task.first, task.first + len(task.ids), samples.ids, planned)
         for row in range(len(samples)):
             is_last = row == len(samples) - 1
-            num_done = len(task.ids) if is_last else places[int(samples.ids[row])] + 1
-            self._delivered(task, first, task.first + num_done)
-            first = task.first + num_done
+            end = len(task.ids) if is_last else places[int(samples.ids[row])] + 1
+            planned = task.ids[start : min(end, task.num_valid)]
+            is_valid = samples.valid is None or samples.valid[row]
+            ids = samples.ids[row : row + 1] if is_valid else planned[:0]
+            self._delivered(task, task.first + start, task.first + end, ids, planned)
+            start = end
             yield samples.row(row)
 
-    def _delivered(self, task: Task, first: int, last: int) -> None:
+    def _delivered(
+        self, task: Task, first: int, last: int, ids: Int64Array, planned: Int64Array
+    ) -> None:
+        """This rank's samples first .. last - 1 are done: `ids` of those `planned`."""
         self._progress.record(task.entry, first, last)
+        if self._ledger is None:
+            return
+        in_order = self._spec.window is None
+        record = Record(
+            epoch=task.epoch,
+            first=first,
+            num_planned=last - first,
+            position=self._spec.plan.order.after(task.entry, last).position if in_order else 0,
+            ids=ids,
+            left_out=_without(planned, ids),
+        )
+        self._ledger.append(record)
+
+    def _begun_ledger(self, folder: str | os.PathLike[str]) -> LedgerWriter:
+        spec = self._spec
+        header = Header(
+            identity=self._identity(),
+            num_samples=len(spec.source),
+            **spec.plan.share(),
+            in_order=spec.window is None,
+            entry=state_of(self._progress.cursor),
+        )
+        return LedgerWriter(folder, header)
 
     def _progress_from(self, cursor: Cursor) -> Progress:
         return Progress(self._spec.plan, cursor, in_order=self._spec.window is None)
@@ -227,9 +272,9 @@ class Run:
     def _next_of_epoch(self, engine: Engine) -> Item | None:
         """The next item; those of the next epoch wait until this one is complete."""
         epoch = self._progress.cursor.epoch
-        for place, parcel in enumerate(self._early):
+        for number, parcel in enumerate(self._early):
             if parcel.task.epoch == epoch:
-                return self._early.pop(place)
+                return self._early.pop(number)
         while True:
             item = engine.get()
             if not isinstance(item, Parcel) or item.task.epoch == epoch:
@@ -278,3 +323,11 @@ class _Pass:
             self._delivery.close()
         if self._owns_store:
             self._store.close()
+
+
+def _without(planned: Int64Array, ids: Int64Array) -> Int64Array:
+    """`planned` less `ids`, one for one: a mixture may hold a sample twice."""
+    if len(planned) == len(ids):
+        return planned[:0]
+    missing = Counter(planned.tolist()) - Counter(ids.tolist())
+    return np.array(sorted(missing.elements()), np.int64)

@@ -80,7 +80,7 @@ class Meter:
                 except StopIteration:
                     return
                 span = Span("loader", "loader", start_ns, self._clock())
-                self.handoff(spans=(span,), num_samples=_num_samples(batch))
+                self.handoff(spans=(span,), num_samples=num_samples_of(batch))
                 yield batch
                 self.enter()
         finally:
@@ -212,7 +212,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _num_samples(batch: Any) -> int:
+def num_samples_of(batch: Any) -> int:
     """The first dimension of the first array in a batch; 0 where there is none."""
     if shape := getattr(batch, "shape", None):
         return int(shape[0])
@@ -220,4 +220,4 @@ def _num_samples(batch: Any) -> int:
         batch = list(batch.values())
     if not isinstance(batch, list | tuple):
         return 0
-    return next(filter(None, map(_num_samples, batch)), 0)
+    return next(filter(None, map(num_samples_of, batch)), 0)

@@ -147,10 +147,10 @@ class Mixture:
             "stop": self.stop,
             "epoch_samples": self.num_positions(0),
             "weights": [[phase.start, list(phase.counts)] for phase in self.phases],
-            "parts": {
-                name: {**part.identity(), "num_samples": part.num_positions(0)}
+            "parts": [
+                {"name": name, "num_samples": part.num_positions(0), **part.identity()}
                 for name, part in zip(self.names, self.parts, strict=True)
-            },
+            ],
         }
 
     @property

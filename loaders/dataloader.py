@@ -1,0 +1,291 @@
+"""The drop-in: torch's DataLoader, fed by iopipe's workers.
+
+Stands where `torch.utils.data.DataLoader` stands in a training script.  Invariant: with
+iopipe's own options left alone it does what torch's does, batch by batch and error by error.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, Sampler
+
+from iopipe.errors import PipelineError, StateError
+from iopipe.loaders.workers.device import DeviceIter, delivery_for
+from iopipe.loaders.workers.iterator import SerialIter, WorkersIter
+from iopipe.loaders.workers.samplers import EpochProgress, OrderSampler
+from iopipe.loaders.workers.seeds import SeededDataset
+from iopipe.meter.meter import Meter
+from iopipe.meter.report import Report
+from iopipe.order.ranks import detect_ranks
+
+T_co = TypeVar("T_co", covariant=True)
+
+STATE_VERSION = 1
+
+
+class DataLoader(torch.utils.data.DataLoader[T_co]):
+    """`torch.utils.data.DataLoader` with its whole signature; see there for it.
+
+    Worker processes write batches into shared slabs instead of sending tensor by tensor; a
+    batch's memory is used again once its last tensor is gone.  Besides:
+
+    - `device`: batches arrive on that device, through page-locked slots and a copy stream.
+    - `meter`: False measures nothing; else `report()` says what the training loop waited for.
+    - `worker_mode`: 'process', or 'thread' for datasets that let go of the interpreter lock.
+      Threads share the global random generators: draw from `get_worker_info().rng`.
+    - `seed`: with `shuffle`, the order is iopipe's, keyed by (seed, epoch), and split among
+      the ranks of torch.distributed; random draws of a map-style dataset are keyed by
+      (seed, epoch, index): the same for any number of worker processes, and after a resume.
+    - `numa` and `tune` are reserved: other values than None are refused.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[T_co],
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Sampler[Any] | Iterable[Any] | None = None,
+        batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Any = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        device: str | None = None,
+        numa: None = None,
+        meter: bool | None = None,
+        tune: None = None,
+        worker_mode: Literal["process", "thread"] = "process",
+        seed: int | None = None,
+    ) -> None:
+        _refuse(worker_mode=worker_mode, numa=numa, tune=tune)
+        self.device = device
+        self.numa = numa
+        self.meter = meter
+        self.tune = tune
+        self.worker_mode = worker_mode
+        self.seed = seed
+        if seed is not None and not isinstance(dataset, IterableDataset):
+            if shuffle and sampler is None and batch_sampler is None:
+                rank, world = detect_ranks()
+                sampler = OrderSampler(dataset, seed=seed, rank=rank, world=world)  # type: ignore[arg-type]
+                shuffle = None
+            dataset = SeededDataset(dataset, seed, seeds_globals=worker_mode == "process")  # type: ignore[assignment]
+        self.progress = EpochProgress()
+        self.running_meter: Meter | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._next_epoch = 0
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            sampler,
+            batch_sampler,
+            num_workers,
+            collate_fn,
+            pin_memory,
+            drop_last,
+            timeout,
+            worker_init_fn,
+            multiprocessing_context,
+            generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            pin_memory_device=pin_memory_device,
+            in_order=in_order,
+        )
+        self._delivery = delivery_for(device)
+
+    # ---- iteration -------------------------------------------------------------------
+
+    def __iter__(self) -> Any:
+        state, self._restored = self._restored, None
+        if state is None or state["finished"]:
+            self._begin(EpochProgress(epoch=self._next_epoch))
+            return self._iterated()
+        return self._resumed(state)
+
+    def _begin(self, progress: EpochProgress) -> None:
+        if self.seed is not None and hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(progress.epoch)
+        progress.rng = self._rng_state()
+        progress.sampler = _state_of(self._stateful_sampler())
+        self.progress, self._next_epoch = progress, progress.epoch + 1
+        if self.meter is not False and self.running_meter is None:
+            self.running_meter = Meter(self._delivery.events if self._delivery else None)
+
+    def _iterated(self) -> Any:
+        if self._delivery is None:
+            return super().__iter__()
+        progress, meter = self.progress, self.running_meter
+        self.progress, self.running_meter = (
+            EpochProgress(epoch=progress.epoch, num_skipped=progress.num_skipped),
+            None,
+        )
+        inner = super().__iter__()
+        self.progress, self.running_meter = progress, meter
+        return DeviceIter(inner, self._delivery, progress=progress, meter=meter)
+
+    def _resumed(self, state: Mapping[str, Any]) -> Any:
+        """The rest of the epoch that `state` was taken in."""
+        skipped = state["num_yielded"]
+        progress = EpochProgress(epoch=state["epoch"], num_yielded=skipped, num_skipped=skipped)
+        sampler = self._stateful_sampler()
+        if state["sampler"] is not None and sampler is not None:
+            sampler.load_state_dict(state["sampler"])
+        now = self._rng_state()
+        self._set_rng_state(_decoded(state["rng"]))
+        try:
+            self._begin(progress)
+            iterator = self._iterated()
+        finally:
+            if self.generator is None:  # the program's own is the program's to restore
+                self._set_rng_state(now)
+        if isinstance(self.dataset, IterableDataset):
+            _replay(iterator, skipped)
+            progress.num_yielded = skipped
+        return iterator
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return SerialIter(self)
+        self.check_worker_number_rationality()
+        return WorkersIter(self)
+
+    # ---- state -----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able: what the latest iteration has handed over.
+
+        Map-style datasets continue with any number of workers; iterable ones with the same,
+        by going through what was handed over again.
+        """
+        progress = self.progress
+        rng = self._rng_state() if progress.is_finished or progress.rng is None else progress.rng
+        return {
+            "version": STATE_VERSION,
+            "kind": "iterable" if isinstance(self.dataset, IterableDataset) else "map",
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "epoch": progress.epoch,
+            "num_yielded": progress.num_yielded,
+            "finished": progress.is_finished or progress.rng is None,
+            "rng": base64.b64encode(rng.numpy().tobytes()).decode(),
+            "sampler": progress.sampler,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration continue where `state` was taken; an empty one changes
+        nothing.  `StateError` says what does not fit."""
+        if not state:
+            return
+        own = self.state_dict()
+        names = ["version", "kind", "seed", "batch_size"]
+        if own["kind"] == "iterable":
+            names.append("num_workers")
+        differences = [
+            f"{name} is {state.get(name)!r}, this loader has {own[name]!r}"
+            for name in names
+            if state.get(name) != own[name]
+        ]
+        if differences:
+            raise StateError(f"the state does not fit this loader: {'; '.join(differences)}")
+        for name in ("epoch", "num_yielded"):
+            value = state.get(name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise StateError(f"state[{name!r}] is {value!r}; it must be a whole number >= 0")
+        self._restored = dict(state)
+        if state["finished"]:
+            started = state["num_yielded"] or state["epoch"] or state.get("sampler")
+            self._next_epoch = state["epoch"] + 1 if started else 0
+            if self.generator is not None:
+                self._set_rng_state(_decoded(state["rng"]))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell sampler and dataset which epoch comes next, as DistributedSampler has it."""
+        self._next_epoch = epoch
+        batch_sampler: Any = self.batch_sampler
+        inner = getattr(batch_sampler, "sampler", None)
+        places: list[Any] = [self.sampler, batch_sampler, inner, self.dataset]
+        for place in {id(place): place for place in places}.values():
+            if hasattr(place, "set_epoch"):
+                place.set_epoch(epoch)
+
+    def report(self) -> Report:
+        """What was measured so far, over all iterations."""
+        if self.running_meter is None:
+            raise PipelineError("nothing was measured: iterate first, and without meter=False")
+        return self.running_meter.report()
+
+    def close(self) -> None:
+        """End persistent workers now; idempotent.  The next iteration starts others."""
+        iterator: Any = self._iterator
+        self._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+    def __enter__(self) -> DataLoader[T_co]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- what a state is made of -----------------------------------------------------
+
+    def _stateful_sampler(self) -> Any:
+        places = (self.batch_sampler, self.sampler)
+        return next((one for one in places if hasattr(one, "load_state_dict")), None)
+
+    def _rng_state(self) -> torch.Tensor:
+        generator = self.generator
+        return torch.get_rng_state() if generator is None else generator.get_state()
+
+    def _set_rng_state(self, state: torch.Tensor) -> None:
+        if self.generator is None:
+            torch.set_rng_state(state)
+        else:
+            self.generator.set_state(state)
+
+
+def _refuse(*, worker_mode: str, numa: object, tune: object) -> None:
+    if worker_mode not in ("process", "thread"):
+        raise PipelineError(f"worker_mode is {worker_mode!r}: give 'process' or 'thread'")
+    for name, value in (("numa", numa), ("tune", tune)):
+        if value is not None:
+            raise PipelineError(f"{name}={value!r} is not there yet: leave {name} out")
+
+
+def _state_of(sampler: Any) -> dict[str, Any] | None:
+    return None if sampler is None else dict(sampler.state_dict())
+
+
+def _decoded(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+def _replay(iterator: Any, num_batches: int) -> None:
+    for number in range(num_batches):
+        if next(iterator, None) is None:
+            raise StateError(
+                f"the dataset ended after {number} of the {num_batches} batches that the state "
+                "has seen: it is another dataset"
+            )

@@ -1,0 +1,1 @@
+"""Workers of the drop-in DataLoader: processes that write into shared slabs, and threads."""

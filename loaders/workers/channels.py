@@ -1,0 +1,172 @@
+"""The ways between the trainer's process and its workers: indices there, batches back.
+
+Stand where torch has its queues, with their methods.  Invariant: a worker that dies is noticed
+at once, since its end of the channel closes; one whose trainer dies ends at once likewise.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import struct
+import time
+from collections import deque
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import Any
+
+from iopipe.loaders.workers.messages import pack, unpack
+from iopipe.loaders.workers.seeds import SeededDataset
+from iopipe.loaders.workers.slabs import Arena, Mappings
+
+_COUNTS = struct.Struct("<III")
+_SLAB = struct.Struct("<IQ")
+_NUMBER = struct.Struct("<I")
+_HURRY_SECONDS = 0.02
+"""How long to wait for more once a worker has gone."""
+
+
+class IndexQueue:
+    """Indices for one worker, with what it has to know besides: slabs that came back, and the
+    epoch.  Both ends use the same object; `inner` is a queue of multiprocessing's."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.freed: deque[int] = deque()
+        """Numbers of slabs; any thread may append."""
+        self.epoch = 0
+        self.arena: Arena | None = None
+        """At the worker's end, as the next."""
+        self.seeded: SeededDataset | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"freed": deque[int](), "epoch": 0, "arena": None, "seeded": None}
+        return {"_inner": self._inner, **own}
+
+    def put(self, item: Any) -> None:
+        freed = [self.freed.popleft() for _ in range(len(self.freed))]
+        self._inner.put((item, freed, self.epoch))
+
+    def get(self, timeout: float | None = None) -> Any:
+        item, freed, self.epoch = self._inner.get(timeout=timeout)
+        if self.arena is not None:
+            self.arena.give_back(freed)
+        if self.seeded is not None:
+            self.seeded.epoch = self.epoch
+        return item
+
+    def cancel_join_thread(self) -> None:
+        self._inner.cancel_join_thread()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class ResultSender:
+    """A worker's end: `put` sends a batch and returns when it is under way."""
+
+    def __init__(self, connection: Connection, arena: Arena) -> None:
+        self._connection = connection
+        self._arena = arena
+
+    def put(self, item: Any) -> None:
+        message, used = pack(item, self._arena)
+        new, gone = self._arena.finish(used)
+        head = b"".join(
+            [
+                _COUNTS.pack(len(new), len(gone), len(used)),
+                *(_SLAB.pack(slab.number, slab.num_bytes) for slab in new),
+                *(_NUMBER.pack(number) for number in (*gone, *used)),
+            ]
+        )
+        try:
+            self._connection.send_bytes(head + message)
+            for slab in new:
+                reduction.send_handle(self._connection, slab.fd, None)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the trainer does not want it any more: the loop is told so next
+        self._arena.sent(new)
+
+    def cancel_join_thread(self) -> None:
+        """There is no thread to wait for."""
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class ResultQueue:
+    """The trainer's end of all workers.  One consumer at a time."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._mappings: dict[int, Mappings] = {}
+        self._poll = select.poll()
+        self._ready: deque[int] = deque()
+        self._is_missing_one = False
+
+    def add(self, connection: Connection, indices: IndexQueue) -> None:
+        """The channel of one more worker; slabs that come free are told with its indices."""
+        file = connection.fileno()
+        self._connections[file] = connection
+        self._mappings[file] = Mappings(indices.freed.append)
+        self._poll.register(file, select.POLLIN)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next result of any worker; `queue.Empty` after `timeout` seconds, or soon where a
+        worker's end was closed, for the caller to look after it."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if not self._ready:
+                self._wait(end)
+            if not self._ready:
+                raise queue.Empty
+            file = self._ready.popleft()
+            try:
+                return self._received(file)
+            except (EOFError, ConnectionResetError):
+                self._forget(file)
+                self._is_missing_one = True
+
+    def close(self) -> None:
+        """Stop receiving: workers that still send are let go."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+        self._ready.clear()
+
+    def cancel_join_thread(self) -> None:
+        """There is no thread to wait for."""
+
+    def _wait(self, end: float | None) -> None:
+        seconds = None if end is None else max(end - time.monotonic(), 0)
+        if self._is_missing_one:
+            seconds = min(seconds or _HURRY_SECONDS, _HURRY_SECONDS)
+        found = self._poll.poll(None if seconds is None else seconds * 1000)
+        self._ready.extend(file for file, _ in found)
+
+    def _received(self, file: int) -> Any:
+        connection, mappings = self._connections[file], self._mappings[file]
+        data = connection.recv_bytes()
+        num_new, num_gone, num_used = _COUNTS.unpack_from(data)
+        place = _COUNTS.size
+        for _ in range(num_new):
+            number, num_bytes = _SLAB.unpack_from(data, place)
+            mappings.add(number, reduction.recv_handle(connection), num_bytes)
+            place += _SLAB.size
+        end = place + _NUMBER.size * (num_gone + num_used)
+        numbers = [number for (number,) in _NUMBER.iter_unpack(data[place:end])]
+        mappings.drop(numbers[:num_gone])
+        return unpack(data[end:], numbers[num_gone:], mappings)
+
+    def _forget(self, file: int) -> None:
+        self._poll.unregister(file)
+        self._connections.pop(file).close()
+
+
+def end_with(connection: Connection) -> None:
+    """End this process when the other end of `connection` is closed; never returns."""
+    try:
+        connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)

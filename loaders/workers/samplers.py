@@ -1,0 +1,113 @@
+"""Which indices come, from any place of an epoch on.
+
+Stands between a loader and torch's iterators, which draw indices from it.  Invariant: an epoch
+that is entered at batch n gives the batches n, n + 1, ... of the same epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, Sampler, SequentialSampler
+
+from iopipe.order import Cursor, FullShuffle, Order
+
+_BLOCK = 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class EpochProgress:
+    """Where one iteration stands."""
+
+    epoch: int = 0
+    num_yielded: int = 0
+    is_finished: bool = False
+    rng: torch.Tensor | None = None
+    """State of the loader's generator before the iteration began."""
+    sampler: dict[str, Any] | None = None
+    """State of the sampler then, where it has one."""
+    num_skipped: int = 0
+    """Batches that an earlier run was given."""
+
+
+class OrderSampler(Sampler[int]):
+    """Indices in the order of iopipe: shuffled by (seed, epoch), O(1) memory, resumed at once.
+
+    With `rank` and `world` it is one rank's share, as a DistributedSampler's is; `set_epoch`
+    chooses the epoch.
+    """
+
+    def __init__(self, data: Sized, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.data = data
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._order().num_local(Cursor(epoch=self.epoch))
+
+    def __iter__(self) -> Iterator[int]:
+        return self.iter_from(0)
+
+    def iter_from(self, num_skipped: int) -> Iterator[int]:
+        """Without the first `num_skipped` indices."""
+        order, cursor = self._order(), Cursor(epoch=self.epoch)
+        num_local = order.num_local(cursor)
+        for first in range(num_skipped, num_local, _BLOCK):
+            yield from order.ids(cursor, first, min(first + _BLOCK, num_local)).tolist()
+
+    def _order(self) -> Order:
+        sequence = FullShuffle(num_samples=len(self.data), seed=self.seed)
+        return Order(sequence=sequence, rank=self.rank, world=self.world)
+
+
+class Skipping:
+    """An index sampler, from the batch on at which `progress` enters the epoch."""
+
+    def __init__(self, inner: Any, progress: EpochProgress) -> None:
+        self.inner = inner
+        self.progress = progress
+
+    def __iter__(self) -> Iterator[Any]:
+        num_skipped = self.progress.num_skipped
+        if not num_skipped:
+            return iter(self.inner)
+        indices = iter_from(self.inner, num_skipped)
+        # Drawn now: a sampler may draw its seed with its first index.
+        first = list(islice(indices, 1))
+        return chain(first, indices)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
+def iter_from(sampler: Any, num_skipped: int) -> Iterator[Any]:
+    """`sampler` without its first `num_skipped` items, at once where it can be computed."""
+    if hasattr(sampler, "iter_from"):
+        found: Iterator[Any] = sampler.iter_from(num_skipped)
+        return found
+    if type(sampler) is SequentialSampler:
+        return iter(range(num_skipped, len(sampler)))
+    if type(sampler) is BatchSampler:
+        rest = _Rest(sampler.sampler, num_skipped * sampler.batch_size)
+        return iter(BatchSampler(rest, sampler.batch_size, sampler.drop_last))
+    return islice(iter(sampler), num_skipped, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """An iterable over the rest of a sampler."""
+
+    sampler: Any
+    num_skipped: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter_from(self.sampler, self.num_skipped)

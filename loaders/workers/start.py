@@ -1,0 +1,56 @@
+"""How worker processes are started where the user does not say.
+
+Asked by the iterator.  Invariant: 'fork' only where nothing is known to break in a forked
+child, since it is what makes the first batch come soonest.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+
+def start_method() -> str:
+    """'forkserver' where CUDA is in use or other threads run, which a forked child would
+    inherit in pieces, and the main script can be imported by the server; else 'fork'."""
+    danger = _danger()
+    if danger is None:
+        return "fork"
+    if not _is_guarded():
+        _log.info("workers are forked although %s: the main script has no __main__ guard", danger)
+        return "fork"
+    return "forkserver"
+
+
+def _danger() -> str | None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return "CUDA is in use"
+    others = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread() and not thread.name.startswith("iopipe-")
+    ]
+    return f"thread {others[0]!r} is running" if others else None
+
+
+def _is_guarded() -> bool:
+    """Whether the main script, if there is one, can be run again by a worker: it has code that
+    asks for `__name__`."""
+    main = sys.modules.get("__main__")
+    if getattr(main, "__spec__", None) is not None:
+        return True  # python -m: imported under its own name
+    path = getattr(main, "__file__", None)
+    if path is None or not Path(path).exists():
+        return True  # typed in, or -c: workers do not run it
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(tree))
