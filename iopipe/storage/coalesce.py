@@ -99,7 +99,8 @@ def split_requests(requests: Sequence[ReadRequest], *, task_bytes: int) -> Split
     """Cut what is longer than `task_bytes`; None where nothing is."""
     if all(len(request.buffer) <= task_bytes for request in requests):
         return None
-    tasks, firsts = [], []
+    tasks: list[ReadRequest] = []
+    firsts: list[int] = []
     for request in requests:
         firsts.append(len(tasks))
         for start in range(0, max(1, len(request.buffer)), task_bytes):
