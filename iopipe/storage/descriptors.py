@@ -93,12 +93,13 @@ class OpenFile:
         """Whether the filesystem is tmpfs or ramfs, by its line in /proc/self/mountinfo
         (proc_pid_mountinfo(5))."""
         number = f"{os.major(self.device)}:{os.minor(self.device)}"
-        with open("/proc/self/mountinfo") as lines:
-            for line in lines:
-                mount, _, filesystem = line.partition(" - ")
-                if mount.split()[2] == number:
-                    return filesystem.split()[0] in ("tmpfs", "ramfs")
-        return False
+        try:
+            with open("/proc/self/mountinfo") as lines:
+                mounts = [line.partition(" - ") for line in lines]
+        except OSError:  # without /proc nothing is known of it
+            return False
+        kinds = {rest.split()[0] for mount, _, rest in mounts if mount.split()[2] == number}
+        return bool(kinds) and kinds <= {"tmpfs", "ramfs"}
 
 
 class Descriptors:
@@ -163,7 +164,9 @@ class Descriptors:
             raise
         except OSError as error:
             if self._direct and error.errno == errno.EINVAL:
-                check_regular(path, os.stat(path).st_mode)
+                if os.path.exists(path) and not os.path.isfile(path):
+                    kind = stat.S_IFDIR if os.path.isdir(path) else stat.S_IFIFO
+                    check_regular(path, kind)
                 raise no_direct_reads(path) from error
             raise storage_error("open", path, error) from error
         file.device, file.inode = found.st_dev, found.st_ino

@@ -97,6 +97,8 @@ class DirectStore:
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
+        if self._threads.num_threads <= 1:  # nobody to share with
+            return self._submit(requests)
         split = split_requests(requests, task_bytes=self._task_bytes)
         if split is None:
             return self._submit(requests)

@@ -89,7 +89,7 @@ class ReadThreads:
     ) -> None:
         """Serve the requests at the indices in `left`, which is emptied."""
         if self.num_threads == 0:
-            reads.here = lambda: reads.drain(requests, left, read)
+            reads.here = lambda: self._drain_here(requests, left, reads, read)
             return
         with self._lock:
             self.check_usable()
@@ -97,6 +97,19 @@ class ReadThreads:
                 self._pool = ThreadPoolExecutor(self.num_threads, self._name)
             for _ in range(min(self.num_threads, len(left))):
                 reads.futures.append(self._pool.submit(reads.drain, requests, left, read))
+
+    def _drain_here(
+        self, requests: Sequence[ReadRequest], left: deque[int], reads: SharedReads, read: ReadOne
+    ) -> None:
+        if left:
+            self.check_usable()
+        places, num_bytes = list(left), reads.num_bytes
+        left.clear()
+        for place in places:
+            try:
+                num_bytes[place] = read(requests[place])
+            except StorageError as error:
+                reads.errors[place] = error
 
     def close(self) -> None:
         """Wait for the reads under way and end the threads; idempotent."""

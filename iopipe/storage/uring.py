@@ -205,12 +205,19 @@ class _Server:
                 continue
             if submission is None:
                 is_open = False
-            else:
+                continue
+            try:
                 self._accept(submission)
-                del submission  # or its buffers would live until the next one
+            except StorageError as error:
+                submission.fail(error)
+                raise
+            del submission  # or its buffers would live until the next one
 
     def _refuse(self, error: StorageError, inbox: queue.SimpleQueue[_Submission | None]) -> None:
-        """The ring is of no use any more: all that is and will be asked fails."""
+        """The ring is of no use any more: all that is and will be asked fails.
+
+        What the kernel may still write to is kept alive until the store is closed.
+        """
         for read in (*self._left, *self._under_way.values()):
             read.submission.fail(error)
         while (submission := inbox.get()) is not None:

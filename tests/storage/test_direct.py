@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iopipe.errors import PipelineError, StorageError
+from iopipe.protocols import ReadRequest
 from iopipe.storage import DirectStore, alignment, open_store
 from iopipe.storage.alignment import ASSUMED, Alignment, ask_alignment, pieces
 
@@ -143,6 +144,21 @@ def test_blocks_larger_than_the_bounce_buffers(
     with pytest.raises(StorageError, match="wants 4 and 65536 bytes of alignment, bounce_bytes is"):
         store.read_into(str(tmp_path / "a"), 0, memoryview(bytearray(3)))
     store.close()
+
+
+def test_without_threads_the_one_who_waits_reads(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    store, buffers = DirectStore(num_threads=0), [bytearray(3), bytearray(3)]
+    first, second = (
+        store.submit([ReadRequest(str(tmp_path / "a"), 0, memoryview(buffer))])
+        for buffer in buffers
+    )
+    assert buffers[0] == bytes(3)
+    assert first.wait() == first.wait() == [3] and buffers[0] == b"abc"
+    store.close()
+    assert first.wait() == [3]
+    with pytest.raises(StorageError, match="closed"):
+        second.wait()
 
 
 @pytest.mark.parametrize(
