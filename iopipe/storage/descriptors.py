@@ -164,10 +164,18 @@ class Descriptors:
             raise
         except OSError as error:
             if self._direct and error.errno == errno.EINVAL:
-                if os.path.exists(path) and not os.path.isfile(path):
-                    kind = stat.S_IFDIR if os.path.isdir(path) else stat.S_IFIFO
-                    check_regular(path, kind)
-                raise no_direct_reads(path) from error
+                raise _direct_error(path) from error
             raise storage_error("open", path, error) from error
         file.device, file.inode = found.st_dev, found.st_ino
         return file
+
+
+def _direct_error(path: str) -> StorageError:
+    """What EINVAL means for an open with O_DIRECT: folders and pipes are refused so as well."""
+    try:
+        check_regular(path, os.stat(path).st_mode)
+    except StorageError as error:
+        return error
+    except OSError as error:
+        return storage_error("open", path, error)
+    return no_direct_reads(path)
