@@ -124,7 +124,7 @@ def _submissions(path: str, block: int, *, is_one: bool) -> list[list[ReadReques
 
 def _cpu_seconds() -> float:
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return times.user + times.system
 
 
 def _fio(options: argparse.Namespace) -> dict[str, float]:
@@ -136,14 +136,15 @@ def _fio(options: argparse.Namespace) -> dict[str, float]:
         *(f"--bs={options.block}", f"--ioengine={engine}", f"--direct={int('direct' in name)}"),
         *(f"--iodepth={64 if 'depth' in name else 1}", "--iomem_align=4096", "--thread"),
         *("--norandommap", "--randrepeat=0", "--invalidate=0", "--time_based"),
-        *(f"--runtime={options.seconds:g}s", "--output-format=json"),
+        *(f"--runtime={options.seconds * 1000:.0f}ms", "--output-format=json"),
     ]
-    cpu = _cpu_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    read = json.loads(done.stdout)["jobs"][0]["read"]
+    job = json.loads(done.stdout)["jobs"][0]
+    read = job["read"]
+    cpu_share = (job["usr_cpu"] + job["sys_cpu"]) / 100
     return {
         "gbps": read["bw_bytes"] / 1e9,
-        "cpu_s_per_gb": (_cpu_seconds() - cpu) / (read["io_bytes"] / 1e9),
+        "cpu_s_per_gb": cpu_share / (read["bw_bytes"] / 1e9),
     }
 
 

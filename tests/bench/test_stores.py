@@ -26,9 +26,9 @@ def test_fio_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "#!/bin/sh\n"
         'case "$*" in *--ioengine=psync*--direct=1*--iodepth=1*--iomem_align=4096*) ;; '
         "*) exit 1 ;; esac\n"
-        'echo \'{"jobs": [{"read": {"bw_bytes": 2500000000, "io_bytes": 1000000000}}]}\'\n'
+        'echo \'{"jobs": [{"usr_cpu": 20, "sys_cpu": 30, "read": {"bw_bytes": 2500000000}}]}\'\n'
     )
     fio.chmod(0o755)
     stores.main(["a", "--one", "fio psync direct", "--fio", str(fio)])
     row = json.loads(capsys.readouterr().out)
-    assert row["gbps"] == 2.5 and row["cpu_s_per_gb"] < 1
+    assert row["gbps"] == 2.5 and row["cpu_s_per_gb"] == 0.2
