@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from iopipe.errors import StateError as StateError
     from iopipe.errors import StorageError as StorageError
     from iopipe.errors import WorkerError as WorkerError
+    from iopipe.loaders.dataloader import DataLoader as DataLoader
     from iopipe.loaders.mix import mix as mix
     from iopipe.loaders.read import read as read
+    from iopipe.loaders.workers.samplers import OrderSampler as OrderSampler
+    from iopipe.loaders.workers.seeds import sample_generator as sample_generator
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
     from iopipe.pipeline import Pipeline as Pipeline
@@ -57,6 +60,7 @@ _HOMES = {
     "ArrowSource": "iopipe.readers",
     "AuditReport": "iopipe.audit",
     "DataError": "iopipe.errors",
+    "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",
     "DeviceRead": "iopipe.storage.gds",
     "DirectStore": "iopipe.storage",
@@ -72,6 +76,7 @@ _HOMES = {
     "OpenOptions": "iopipe.readers",
     "Pipeline": "iopipe.pipeline",
     "PipelineError": "iopipe.errors",
+    "OrderSampler": "iopipe.loaders.workers.samplers",
     "PosixStore": "iopipe.storage",
     "Report": "iopipe.meter.report",
     "Run": "iopipe.run",
@@ -91,6 +96,7 @@ _HOMES = {
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",
+    "sample_generator": "iopipe.loaders.workers.seeds",
     "verify_dataset": "iopipe.readers",
     "write_arrow": "iopipe.readers",
     "write_html": "iopipe.report",

@@ -6,6 +6,7 @@ at once, since its end of the channel closes; one whose trainer dies ends at onc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import select
@@ -23,6 +24,7 @@ from iopipe.loaders.workers.slabs import Arena, Mappings
 _COUNTS = struct.Struct("<III")
 _SLAB = struct.Struct("<IQ")
 _NUMBER = struct.Struct("<I")
+_GRACE_SECONDS = 1.0
 _HURRY_SECONDS = 0.02
 """How long to wait for more once a worker has gone."""
 
@@ -165,8 +167,12 @@ class ResultQueue:
 
 
 def end_with(connection: Connection) -> None:
-    """End this process when the other end of `connection` is closed; never returns."""
-    try:
+    """End this process soon after the other end of `connection` is closed; never returns.
+
+    The worker's loop is told to end as well and mostly does so first; it is not told where
+    the trainer died, or where the garbage collector took its queues apart.
+    """
+    with contextlib.suppress(EOFError, OSError):
         connection.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(0)

@@ -8,6 +8,8 @@ started and how its batches travel.
 from __future__ import annotations
 
 import functools
+import logging
+import pickle
 import queue
 import threading
 import time
@@ -32,6 +34,9 @@ from iopipe.meter.spans import Span
 
 if TYPE_CHECKING:
     from iopipe.loaders.dataloader import DataLoader
+
+
+_log = logging.getLogger(__name__)
 
 
 class Counted:
@@ -141,9 +146,21 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             self._workers.append(worker)
 
     def _start_processes(self, loader: DataLoader[Any]) -> None:
-        context: Any = loader.multiprocessing_context or torch.multiprocessing.get_context(
-            start_method()
-        )
+        if loader.multiprocessing_context is not None:
+            self._start_all(loader.multiprocessing_context)
+            return
+        method = start_method()
+        try:
+            self._start_all(torch.multiprocessing.get_context(method))
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            if method == "fork":
+                raise
+            _log.info("workers are forked: the dataset cannot be sent to them (%s)", error)
+            self._start_all(torch.multiprocessing.get_context("fork"))
+
+    def _start_all(self, context: Any) -> None:
+        self._index_queues.clear()
+        self._workers.clear()
         self._worker_result_queue = ResultQueue()
         self._workers_done_event = context.Event()
         life, self._life = Pipe(duplex=False)
@@ -217,9 +234,9 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
     def _shutdown_workers(self) -> None:
         if not self._shutdown and hasattr(self, "_worker_result_queue") and not self._pin_memory:
             self._worker_result_queue.close()  # who still sends is let go
-        super()._shutdown_workers()
         if self._life is not None:
             self._life.close()
+        super()._shutdown_workers()
 
 
 def _work(

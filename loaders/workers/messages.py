@@ -63,8 +63,10 @@ class _Pickler(ForkingPickler):
 
     def reducer_override(self, value: Any) -> Any:
         """Called for whatever is no plain container, number or string."""
-        if type(value) is torch.Tensor and _fits(value):
-            return self._reduced(value)
+        if type(value) is torch.Tensor:
+            plain = value.resolve_conj().resolve_neg()  # bits that torch's own pickling loses
+            if _fits(plain):
+                return self._reduced(plain)
         if type(value) is np.ndarray and _array_fits(value):
             return _array, (self._reduced(torch.from_numpy(value))[1],)
         return NotImplemented
@@ -88,7 +90,7 @@ def _fits(tensor: torch.Tensor) -> bool:
         and tensor.layout == torch.strided
         and tensor.dtype in _CODES
         and tensor.numel() > 0
-        and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or tensor.is_nested)
+        and not (tensor.requires_grad or tensor.is_nested)
         and not (tensor.nbytes >= _SHARED_BYTES and tensor.is_shared())  # type: ignore[no-untyped-call]
         and (tensor.is_contiguous() or _is_dense(tensor))
         and not tensor.__dict__

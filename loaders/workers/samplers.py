@@ -30,6 +30,7 @@ class EpochProgress:
     """State of the loader's generator before the iteration began."""
     sampler: dict[str, Any] | None = None
     """State of the sampler then, where it has one."""
+    is_resumed: bool = False
     num_skipped: int = 0
     """Batches that an earlier run was given."""
 
@@ -78,9 +79,9 @@ class Skipping:
 
     def __iter__(self) -> Iterator[Any]:
         num_skipped = self.progress.num_skipped
-        if not num_skipped:
+        if not self.progress.is_resumed:
             return iter(self.inner)
-        indices = iter_from(self.inner, num_skipped)
+        indices = iter_from(self.inner, num_skipped) if num_skipped else iter(self.inner)
         # Drawn now: a sampler may draw its seed with its first index.
         first = list(islice(indices, 1))
         return chain(first, indices)

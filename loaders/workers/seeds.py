@@ -43,9 +43,9 @@ class SeededDataset:
 
     def __getitem__(self, index: Any) -> Any:
         draws = generator(_number(index), seed=self.seed, epoch=self.epoch, op="iopipe.loader")
+        words = draws.bit_generator.random_raw(3)
         _here.draws = draws
         if self.seeds_globals:
-            words = draws.bit_generator.random_raw(3)
             random.seed(int(words[0]))
             np.random.seed(int(words[1]) & 0xFFFFFFFF)
             torch.manual_seed(int(words[2]) >> 1)

@@ -35,7 +35,9 @@ def _danger() -> str | None:
     others = [
         thread.name
         for thread in threading.enumerate()
-        if thread is not threading.main_thread() and not thread.name.startswith("iopipe-")
+        if thread is not threading.main_thread()
+        # Those of pipelines and of other loaders' queues: no child touches their locks.
+        and not thread.name.startswith(("iopipe-", "QueueFeederThread"))
     ]
     return f"thread {others[0]!r} is running" if others else None
 

@@ -1,0 +1,66 @@
+"""Batches that are brought to a device: over a fake link here, to a real one where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fakes import loaded as data
+from fakes.link import FakeLink
+
+import iopipe
+from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.workers.device import DeviceIter
+from iopipe.loaders.workers.samplers import EpochProgress
+from iopipe.meter.meter import Meter
+
+
+def moved(loader: Any, meter: Meter | None = None) -> tuple[DeviceIter, EpochProgress]:
+    progress = EpochProgress()
+    delivery = SlotDelivery(FakeLink())
+    return DeviceIter(iter(loader), delivery, progress=progress, meter=meter), progress
+
+
+def test_batches_keep_their_structure_and_their_values() -> None:
+    expected = list(torch.utils.data.DataLoader(data.Kinds(10), batch_size=4))
+    iterator, progress = moved(iopipe.DataLoader(data.Kinds(10), batch_size=4, num_workers=1))
+    found = list(iterator)
+    assert progress.num_yielded == 3 and progress.is_finished
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == list(other) and one["text"] == other["text"]
+        assert type(one["pair"]) is data.Pair and torch.equal(one["pair"].x, other["pair"].x)
+        for name in ("tensor", "array", "scalar", "number", "float"):
+            assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
+
+
+def test_errors_come_after_the_batches_before_them() -> None:
+    iterator, progress = moved(iopipe.DataLoader(data.Failing(8), num_workers=1))
+    seen = []
+    with pytest.raises(KeyError, match="sample 4 is broken"):
+        for batch in iterator:
+            seen.append(int(batch))
+    assert seen == [0, 1, 2, 3] and progress.num_yielded == 4
+    assert list(iterator) == []
+
+
+def test_an_iterator_that_is_dropped_stops_its_thread() -> None:
+    iterator, _ = moved(iopipe.DataLoader(data.Numbers(1000)))
+    next(iterator)
+    thread = iterator._thread
+    del iterator
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_arrive_on_the_gpu(num_workers: int) -> None:
+    loader = iopipe.DataLoader(data.Kinds(40), batch_size=4, num_workers=num_workers, device="cuda")
+    expected = list(torch.utils.data.DataLoader(data.Kinds(40), batch_size=4))
+    found = list(loader)
+    assert len(found) == 10 and loader.state_dict()["num_yielded"] == 10
+    for one, other in zip(found, expected, strict=True):
+        assert one["tensor"].is_cuda and torch.equal(one["tensor"].cpu(), other["tensor"])
+        assert one["pair"].x.is_cuda and torch.equal(one["pair"].x.cpu(), other["pair"].x)
+    assert loader.report().compute_stream.startswith("cuda")

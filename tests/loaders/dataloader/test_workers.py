@@ -1,0 +1,436 @@
+"""What is our own in workers: slabs, death, ends, start, seeds."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from fakes import loaded as data
+
+import iopipe
+from iopipe.loaders.workers import death, start
+from iopipe.loaders.workers.messages import pack, unpack
+from iopipe.loaders.workers.slabs import Arena, Mappings
+
+Make = Callable[..., Any]
+
+
+# ---- slabs and messages ------------------------------------------------------------------
+
+
+class Channel:
+    """A worker's arena and the trainer's mappings in one process."""
+
+    def __init__(self) -> None:
+        self.arena = Arena()
+        self.freed: list[int] = []
+        self.mappings = Mappings(self.freed.append)
+        self.num_new = 0
+
+    def send(self, value: Any) -> Any:
+        message, used = pack(value, self.arena)
+        new, gone = self.arena.finish(used)
+        self.num_new += len(new)
+        for slab in new:
+            self.mappings.add(slab.number, os.dup(slab.fd), slab.num_bytes)
+        self.arena.sent(new)
+        self.mappings.drop(gone)
+        return unpack(message, sorted(used), self.mappings)
+
+    def recycle(self) -> None:
+        gc.collect()
+        self.arena.give_back(self.freed)
+        self.freed.clear()
+
+
+TENSORS = [
+    torch.arange(24).view(2, 3, 4),
+    torch.arange(24.0).view(2, 3, 4).transpose(0, 2),
+    torch.rand(2, 3, 5, 5).to(memory_format=torch.channels_last),
+    torch.rand(7)[::2],
+    torch.tensor(3.5),
+    torch.tensor(7).expand(4),
+    torch.empty(0, 3),
+    torch.rand(3).to(torch.bfloat16),
+    torch.tensor([True, False]),
+    torch.tensor([1 + 2j]),
+    torch.tensor([1 + 2j]).conj(),
+    torch.tensor([65_535], dtype=torch.uint16),
+    torch.eye(3).to_sparse(),
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    torch.nn.Parameter(torch.rand(3)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("number", range(len(TENSORS)))
+def test_tensors_arrive_as_they_were(number: int) -> None:
+    tensor = TENSORS[number]
+    found = Channel().send({"x": [tensor]})["x"][0]
+    assert type(found) is type(tensor) and found.dtype == tensor.dtype
+    assert found.layout == tensor.layout and found.requires_grad == tensor.requires_grad
+    if tensor.layout == torch.strided and not tensor.is_nested:
+        assert found.size() == tensor.size() and found.stride() == tensor.stride()
+        assert torch.equal(found, tensor)
+    elif tensor.layout == torch.sparse_coo:
+        assert torch.equal(found.to_dense(), tensor.to_dense())
+    else:
+        assert torch.equal(found.values(), tensor.values())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(3000, dtype=np.int16).reshape(30, 100),
+        np.arange(4000.0)[::2],
+        np.array(["a", None], object),
+        np.zeros(2000, dtype=[("a", "i4"), ("b", "f8")]),
+        np.arange(2000).astype(">i8"),
+    ],
+)
+def test_arrays_arrive_as_they_were(array: Any) -> None:
+    found = Channel().send([array])[0]
+    assert found.dtype == array.dtype and found.shape == array.shape
+    assert found.flags.writeable and (found == array).all()
+
+
+def test_a_slab_is_used_again_once_its_last_tensor_is_gone() -> None:
+    channel = Channel()
+    for _ in range(20):
+        batch = channel.send([torch.rand(1000), torch.rand(10)])
+        kept = batch[1]
+        del batch
+        gc.collect()
+        assert not channel.freed  # one tensor still lies in it
+        del kept
+        channel.recycle()
+    assert channel.num_new == 1
+
+
+def test_batches_that_are_kept_are_not_overwritten() -> None:
+    channel = Channel()
+    kept = []
+    for number in range(10):
+        kept.append(channel.send(torch.full((1000,), float(number))))
+        channel.recycle()
+    assert [float(batch.mean()) for batch in kept] == [*range(10)]
+    assert channel.num_new == 10
+
+
+def test_views_and_storages_keep_the_slab() -> None:
+    channel = Channel()
+    view = channel.send(torch.arange(100))[10:20].numpy()
+    gc.collect()
+    assert not channel.freed and view[0] == 10
+
+
+def test_a_larger_batch_gets_a_larger_slab_and_small_ones_go() -> None:
+    channel = Channel()
+    channel.send(torch.zeros(10))
+    channel.recycle()
+    channel.send([torch.zeros(1 << 20), torch.zeros(1 << 20)])  # 8 MB, more than one slab has
+    channel.recycle()
+    channel.send([torch.zeros(1 << 20), torch.zeros(1 << 20)])
+    channel.recycle()
+    num_new = channel.num_new
+    for _ in range(5):
+        channel.send([torch.zeros(1 << 20), torch.zeros(1 << 20)])
+        channel.recycle()
+    assert channel.num_new == num_new
+    assert len(channel.arena._slabs) == 1
+
+
+def test_a_batch_that_failed_leaves_its_slab_free() -> None:
+    channel = Channel()
+    channel.arena.empty((1000,), torch.float32)
+    assert channel.send("an error instead") == "an error instead"
+    channel.send(torch.zeros(1000))
+    assert channel.num_new == 1
+
+
+def test_nothing_is_left_in_shared_memory(ours: Make) -> None:
+    before = set(os.listdir("/dev/shm"))
+    loader = ours(data.Kinds(40), batch_size=4, num_workers=2)
+    iterator = iter(loader)
+    for _ in range(5):
+        next(iterator)
+        assert set(os.listdir("/dev/shm")) - before == set() or all(
+            name.startswith("sem.") for name in set(os.listdir("/dev/shm")) - before
+        )
+    del iterator
+
+
+def test_descriptors_do_not_grow_with_batches(ours: Make) -> None:
+    loader = ours(data.Kinds(400), batch_size=4, num_workers=1, persistent_workers=True)
+    list(loader)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = list(loader)
+    assert len(kept) == 100
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    loader.close()
+
+
+# ---- the end of workers ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exit", "exit code 3"),
+        (str(int(signal.SIGKILL)), r"signal.*SIGKILL|killed by signal: Killed"),
+        (str(int(signal.SIGSEGV)), r"SIGSEGV|Segmentation fault"),
+    ],
+)
+def test_a_dead_worker_is_an_error_that_says_how_it_died(method: str, how: str, said: str) -> None:
+    loader = iopipe.DataLoader(data.Dying(12, how), num_workers=2, multiprocessing_context=method)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid") as caught:
+        list(loader)
+    assert re.search(said, str(caught.value)), str(caught.value)
+    del caught
+
+
+def test_likely_reasons(tmp_path: Path) -> None:
+    class Dead:
+        pid = 7
+
+        def __init__(self, exitcode: int) -> None:
+            self.exitcode = exitcode
+
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert death.oom_kills(tmp_path) == 2
+    assert death.oom_kills(tmp_path / "none") is None
+    said = death.causes_of_death([Dead(-9)], None)
+    assert "pid 7 was ended by signal 9 (SIGKILL); somebody sent SIGKILL" in said
+    assert "/dev/shm has" in death.causes_of_death([Dead(-7)], None)
+    before = death.oom_kills()
+    if before is not None:
+        said = death.causes_of_death([Dead(-9)], before - 1)
+        assert "killed for memory 1 times" in said
+
+
+SCRIPT = """
+    import os, sys, time
+    import torch
+    sys.path[:0] = {paths!r}
+    from fakes import loaded as data
+    import iopipe
+    def main():
+        loader = iopipe.DataLoader(
+            data.Kinds(10_000), batch_size=4, num_workers=2, worker_mode={mode!r},
+            multiprocessing_context={method!r},
+        )
+        iterator = iter(loader)
+        next(iterator)
+        print(*[worker.pid for worker in iterator._workers], flush=True)
+        {then}
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def started(tmp_path: Path, *, mode: str, method: str | None, then: str) -> subprocess.Popen[str]:
+    tests = Path(__file__).parents[2]
+    package = Path(iopipe.__file__).parents[1]
+    paths = [os.fspath(tests), os.fspath(package)]
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(SCRIPT).format(paths=paths, mode=mode, method=method, then=then)
+    )
+    return subprocess.Popen(
+        [sys.executable, os.fspath(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(pids: list[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(psutil.pid_exists(pid) and is_running(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path, method: str) -> None:
+    process = started(tmp_path, mode="process", method=method, then="time.sleep(60)")
+    assert process.stdout is not None
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(is_running, pids))
+    process.kill()
+    assert ended(pids, 10)
+    process.communicate()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_ctrl_c_ends_trainer_and_workers(tmp_path: Path, mode: str) -> None:
+    process = started(tmp_path, mode=mode, method=None, then="[time.sleep(0.01) for _ in iterator]")
+    assert process.stdout is not None
+    pids = [int(word) for word in process.stdout.readline().split()]
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors
+    assert ended(pids, 10)
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_script_that_ends_early_ends(tmp_path: Path, mode: str) -> None:
+    process = started(tmp_path, mode=mode, method=None, then="")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0 and not errors.strip(), errors
+
+
+def test_dropped_iterators_end_their_workers(ours: Make) -> None:
+    iterator = iter(ours(data.Numbers(1000), num_workers=2))
+    next(iterator)
+    workers = iterator._workers
+    del iterator
+    gc.collect()
+    end = time.monotonic() + 10
+    while any(worker.is_alive() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+# ---- starting ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_every_start_method(method: str) -> None:
+    loader = iopipe.DataLoader(
+        data.Kinds(8), batch_size=2, num_workers=1, multiprocessing_context=method
+    )
+    assert [batch["number"].tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_workers_are_not_forked_beside_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = [threading.main_thread(), threading.Thread(name="iopipe-read-0")]
+    monkeypatch.setattr(threading, "enumerate", lambda: threads)
+    assert start.start_method() == "fork"
+    threads.append(threading.Thread(name="progress bar"))
+    assert start.start_method() == "forkserver"
+    monkeypatch.setattr(start, "_is_guarded", lambda: False)
+    assert start.start_method() == "fork"
+
+
+def test_what_cannot_be_sent_is_forked_all_the_same() -> None:
+    """As where a progress bar's thread runs beside a dataset that holds a lambda."""
+    dataset = data.Numbers(4)
+    dataset.change = lambda index: index  # type: ignore[attr-defined]
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert [int(item) for item in iopipe.DataLoader(dataset, num_workers=1)] == [0, 1, 2, 3]
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "guarded"),
+    [("if __name__ == '__main__':\n    pass\n", True), ("print(1)\n", False), ("x = (\n", False)],
+)
+def test_guarded_scripts(
+    text: str, guarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(text)
+    main = type(sys)("__main__")
+    main.__file__ = os.fspath(script)
+    main.__spec__ = None
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert start._is_guarded() == guarded
+
+
+# ---- seeds -------------------------------------------------------------------------------
+
+
+def drawn(**options: Any) -> dict[int, float]:
+    loader = iopipe.DataLoader(data.Augmented(24), seed=9, batch_size=5, **options)
+    return {
+        int(index): float(value)
+        for batch in loader
+        for index, value in zip(batch[0], batch[1], strict=True)
+    }
+
+
+def test_samples_draw_alike_for_any_number_of_workers() -> None:
+    expected = drawn()
+    assert len(set(expected.values())) == 24
+    assert drawn(num_workers=1) == drawn(num_workers=2) == expected
+    assert drawn(num_workers=2, shuffle=True) == expected
+
+
+def test_epochs_draw_differently_and_can_be_gone_back_to() -> None:
+    loader = iopipe.DataLoader(data.Augmented(6), seed=9, num_workers=1, persistent_workers=True)
+    epochs = [[float(batch[1]) for batch in loader] for _ in range(2)]
+    loader.set_epoch(0)
+    assert [float(batch[1]) for batch in loader] == epochs[0] != epochs[1]
+    loader.close()
+
+
+def test_threads_draw_from_the_generator_of_the_sample() -> None:
+    found = {}
+    for mode, num_workers in (("thread", 2), ("process", 2), ("process", 0)):
+        loader = iopipe.DataLoader(
+            data.Augmented(12, keyed=True), seed=3, num_workers=num_workers, worker_mode=mode
+        )  # type: ignore[arg-type]
+        found[mode, num_workers] = [(int(index), float(value)) for index, value in loader]
+    first = next(iter(found.values()))
+    assert all(values == first for values in found.values())
+    with pytest.raises(iopipe.PipelineError, match="no sample is being fetched"):
+        iopipe.loaders.workers.seeds._here.__dict__.clear()
+        iopipe.sample_generator()
+
+
+def test_ranks_share_a_seeded_shuffle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        loader = iopipe.DataLoader(data.Numbers(20), seed=1, shuffle=True, batch_size=5)
+        assert len(loader) == 2
+        seen += [int(item) for batch in loader for item in batch]
+    assert sorted(seen) == [*range(20)]
+
+
+# ---- measuring ---------------------------------------------------------------------------
+
+
+def test_the_loader_says_what_the_loop_waited_for(ours: Make) -> None:
+    loader = ours(data.Sleepy(6, slow=3, seconds=0.5), num_workers=1)
+    list(loader)
+    report = loader.report()
+    assert report.num_steps == 5 and report.attributed_stall_seconds > 0.3
+    assert set(report.causes) >= {"loader"}
+    quiet = ours(data.Numbers(3), meter=False)
+    list(quiet)
+    with pytest.raises(iopipe.PipelineError, match="nothing was measured"):
+        quiet.report()
