@@ -50,6 +50,45 @@ def kernel_tables(results: Path) -> str:
     )
 
 
+def store_tables(results: Path) -> str:
+    """Markdown: stores of local files, from tmpfs and from a disk."""
+    return "\n\n".join(
+        _stores(json.loads((results / f"{name}.json").read_text()), place)
+        for name, place in (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
+    )
+
+
+def _stores(content: dict[str, Any], place: str) -> str:
+    machine, cache = content["environment"], content["cache"]
+    rows = {(row["name"], row["block_bytes"]): row for row in content["rows"]}
+    blocks = sorted({block for _, block in rows})
+    sizes = [f"{block >> 10} KiB" for block in blocks]
+    names = list(dict.fromkeys(name for name, _ in rows))
+    lines = [
+        f"| {name} | "
+        + " | ".join(_spread(rows[name, block]["gbps"], 2) for block in blocks)
+        + " | "
+        + " / ".join(f"{rows[name, block]['cpu_s_per_gb']['median']:.2f}" for block in blocks)
+        + " |"
+        for name in names
+    ]
+    runs = content["rows"][0]["runs"]
+    return "\n".join(
+        (
+            f"Random aligned reads of one file of {cache['bytes'] >> 20} MiB on {place}, GB/s, "
+            f"median (least to greatest) of {runs} interleaved runs; CPU seconds per GB.",
+            "",
+            f"| store | {' | '.join(sizes)} | CPU s/GB |",
+            f"|---|{'---|' * len(sizes)}---|",
+            *lines,
+            "",
+            f"{machine['date']}, {machine['cores']} cores of an {machine['cpu']}, Linux "
+            f"{machine['kernel']}, Python {machine['python']}: `{content['command']}`. Page cache "
+            f"warm ({cache['resident_fraction'] * 100:.0f} % resident) for what reads through it.",
+        )
+    )
+
+
 def _kernel_row(row: dict[str, Any]) -> str:
     ours = row["microseconds"]["median"]
     instead = ", ".join(
@@ -146,6 +185,7 @@ def main() -> None:
     results = root / "bench" / "results"
     _rewrite(root / "README.md", tables(results))
     _rewrite(root / "iopipe" / "kernels" / "README.md", kernel_tables(results))
+    _rewrite(root / "iopipe" / "storage" / "README.md", store_tables(results))
 
 
 def _rewrite(readme: Path, table: str) -> None:

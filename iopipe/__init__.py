@@ -47,10 +47,14 @@ if TYPE_CHECKING:
     from iopipe.report import write_html as write_html
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
+    from iopipe.storage import DirectStore as DirectStore
     from iopipe.storage import MappedStore as MappedStore
     from iopipe.storage import MemoryStore as MemoryStore
     from iopipe.storage import PosixStore as PosixStore
+    from iopipe.storage import UringStore as UringStore
     from iopipe.storage import open_store as open_store
+    from iopipe.storage.gds import DeviceRead as DeviceRead
+    from iopipe.storage.gds import GdsStore as GdsStore
 
 _HOMES = {
     "ArrowSource": "iopipe.readers",
@@ -58,7 +62,10 @@ _HOMES = {
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",
+    "DeviceRead": "iopipe.storage.gds",
+    "DirectStore": "iopipe.storage",
     "ErrorBudgetExceeded": "iopipe.errors",
+    "GdsStore": "iopipe.storage.gds",
     "ImageOptions": "iopipe.stages",
     "IopipeError": "iopipe.errors",
     "MappedStore": "iopipe.storage",
@@ -78,6 +85,7 @@ _HOMES = {
     "StateError": "iopipe.errors",
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
+    "UringStore": "iopipe.storage",
     "WebDatasetSource": "iopipe.readers",
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",

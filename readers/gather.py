@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from iopipe.errors import DataError
 from iopipe.protocols import ByteRange, Column, Int64Array, Ragged, ReadRequest, Store
+from iopipe.storage.coalesce import join_ranges
 
 _MAX_FIELD_GAP_BYTES = 1 << 16
 """Fields of one sample further apart than this are read apart; bytes between nearer ones
@@ -45,17 +46,14 @@ def plan_gathering(shards: Int64Array, offsets: Int64Array, lengths: Int64Array)
     """Which reads to make for samples in `shards` [n] with fields at `offsets` [n, w] of
     `lengths` [n, w]; in the order of the shards and of the offsets in them."""
     rows, starts, ends, reads = _by_sample(offsets, lengths)
-    order = np.lexsort((starts, shards[rows]))
-    found, starts, ends = shards[rows][order], starts[order], ends[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (found[1:] != found[:-1]) | (starts[1:] - ends[:-1] > _MAX_SAMPLE_GAP_BYTES)
-    pieces = (starts - starts[is_first][np.cumsum(is_first) - 1]) // _MAX_JOINED_BYTES
-    is_first[1:] |= pieces[1:] != pieces[:-1]
-    firsts = np.flatnonzero(is_first)
-    last_ends = np.maximum.reduceat(ends, firsts) if len(firsts) else ends
-    joined = np.empty(len(order), np.int64)
-    joined[order] = np.cumsum(is_first) - 1
-    return Gathering(found[firsts], starts[firsts], last_ends - starts[firsts], joined[reads])
+    found = join_ranges(
+        shards[rows],
+        starts,
+        ends,
+        max_gap_bytes=_MAX_SAMPLE_GAP_BYTES,
+        max_joined_bytes=_MAX_JOINED_BYTES,
+    )
+    return Gathering(found.files, found.starts, found.lengths, found.which[reads])
 
 
 def _by_sample(

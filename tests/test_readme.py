@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import iopipe
-from iopipe.bench.readme import BEGIN, END, kernel_tables, tables
+from iopipe.bench.readme import BEGIN, END, kernel_tables, store_tables, tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +18,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_tables_come_from_the_results() -> None:
     kernels = (ROOT / "iopipe" / "kernels" / "README.md").read_text()
-    for readme, expected in ((README, tables), (kernels, kernel_tables)):
+    storage = (ROOT / "iopipe" / "storage" / "README.md").read_text()
+    parts = ((README, tables), (kernels, kernel_tables), (storage, store_tables))
+    for readme, expected in parts:
         between = readme.partition(BEGIN)[2].partition(END)[0]
         assert between.strip() == expected(ROOT / "bench" / "results")
 

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from typing import Literal, TypeAlias
 
 from iopipe.errors import NotFoundError, StorageError
+from iopipe.storage.alignment import NONE, Alignment, ask_alignment, no_direct_reads
 
 Advise: TypeAlias = Literal["none", "random", "sequential", "willneed"]
 
@@ -60,15 +61,21 @@ class OpenFile:
     reference keeps the descriptor until the read has ended.
     """
 
-    __slots__ = ("device", "fd", "inode")
+    __slots__ = ("alignment", "device", "fd", "inode", "memory_mask", "offset_mask")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.device = 0
         self.inode = 0
+        self.set_alignment(NONE)
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+    def set_alignment(self, alignment: Alignment) -> None:
+        """The masks cover the bits that must be 0; they are asked for every request."""
+        self.alignment = alignment
+        self.memory_mask, self.offset_mask = alignment.memory - 1, alignment.offset - 1
 
     def is_named(self, path: str) -> bool:
         """Whether `path` still names this file, and not one that was moved into its place.
@@ -82,13 +89,27 @@ class OpenFile:
             return False
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
+    def is_in_memory(self) -> bool:
+        """Whether the filesystem is tmpfs or ramfs, by its line in /proc/self/mountinfo
+        (proc_pid_mountinfo(5))."""
+        number = f"{os.major(self.device)}:{os.minor(self.device)}"
+        try:
+            with open("/proc/self/mountinfo") as lines:
+                mounts = [line.partition(" - ") for line in lines]
+        except OSError:  # without /proc nothing is known of it
+            return False
+        kinds = {rest.split()[0] for mount, _, rest in mounts if mount.split()[2] == number}
+        return bool(kinds) and kinds <= {"tmpfs", "ramfs"}
+
 
 class Descriptors:
     """The `limit` most recently used files; thread-safe."""
 
-    def __init__(self, *, limit: int, advise: Advise) -> None:
+    def __init__(self, *, limit: int, advise: Advise = "none", direct: bool = False) -> None:
+        """With `direct` files are opened with O_DIRECT and know the alignment it demands."""
         self._limit = limit
         self._advice = ADVICE[advise]
+        self._direct = direct
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -129,16 +150,32 @@ class Descriptors:
         return [self._files.popitem(last=False)[1] for _ in range(num_excess)]
 
     def _open(self, path: str) -> OpenFile:
+        # O_NONBLOCK: without it, opening a FIFO waits for a writer.  Regular files ignore it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_DIRECT if self._direct else 0)
         try:
-            # O_NONBLOCK: without it, opening a FIFO waits for a writer.  Regular files ignore it.
-            file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+            file = OpenFile(os.open(path, flags))
             found = os.fstat(file.fd)
             check_regular(path, found.st_mode)
+            if self._direct:
+                file.set_alignment(ask_alignment(file.fd, path))
             if self._advice is not None:
                 os.posix_fadvise(file.fd, 0, 0, self._advice)
         except StorageError:
             raise
         except OSError as error:
+            if self._direct and error.errno == errno.EINVAL:
+                raise _direct_error(path) from error
             raise storage_error("open", path, error) from error
         file.device, file.inode = found.st_dev, found.st_ino
         return file
+
+
+def _direct_error(path: str) -> StorageError:
+    """What EINVAL means for an open with O_DIRECT: folders and pipes are refused so as well."""
+    try:
+        check_regular(path, os.stat(path).st_mode)
+    except StorageError as error:
+        return error
+    except OSError as error:
+        return storage_error("open", path, error)
+    return no_direct_reads(path)

@@ -16,8 +16,15 @@ from typing import TypeAlias
 
 from iopipe.errors import PipelineError
 from iopipe.protocols import ReadRequest, Reads
-from iopipe.storage.descriptors import check_regular, storage_error
+from iopipe.storage.descriptors import Advise, check_regular, storage_error
 from iopipe.storage.posix import PosixStore, plain_path
+
+_ADVICE: dict[Advise, int | None] = {
+    "none": None,
+    "random": mmap.MADV_RANDOM,
+    "sequential": mmap.MADV_SEQUENTIAL,
+    "willneed": mmap.MADV_WILLNEED,
+}
 
 _Identity: TypeAlias = tuple[int, int, int, int]
 
@@ -31,18 +38,22 @@ class MappedStore:
     rewrites in place.
     """
 
-    def __init__(self, *, max_maps: int = 4096) -> None:
+    def __init__(self, *, max_maps: int = 4096, advise: Advise = "none") -> None:
         """`max_maps` files stay mapped; the least recently used one goes first, when its
-        last view does.  The system allows 65,530 maps a process by default."""
+        last view does.  The system allows 65,530 maps a process by default.  `advise` is what
+        the kernel is told of each map, see madvise(2)."""
         if max_maps < 1:
             raise PipelineError(f"max_maps={max_maps} must be 1 or more")
+        if advise not in _ADVICE:
+            raise PipelineError(f"advise is {advise!r}: give one of {', '.join(_ADVICE)}")
         self._max_maps = max_maps
+        self._advise = advise
         self._store = PosixStore()
         self._maps: OrderedDict[str, tuple[_Identity, memoryview]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Callable[..., MappedStore], tuple[int]]:
-        return _from_settings, (self._max_maps,)
+    def __reduce__(self) -> tuple[Callable[..., MappedStore], tuple[int, Advise]]:
+        return _from_settings, (self._max_maps, self._advise)
 
     def size(self, path: str) -> int:
         return self._store.size(path)
@@ -75,7 +86,7 @@ class MappedStore:
             if kept is not None and kept[0] == identity:
                 self._maps.move_to_end(local)
                 return kept[1]
-        view = _mapped(local, path)
+        view = _mapped(local, path, advice=_ADVICE[self._advise])
         with self._lock:
             self._maps[local] = (identity, view)
             self._maps.move_to_end(local)
@@ -93,18 +104,21 @@ class MappedStore:
             self._maps.clear()
 
 
-def _mapped(local: str, path: str) -> memoryview:
+def _mapped(local: str, path: str, *, advice: int | None) -> memoryview:
     try:
         descriptor = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_size == 0:  # which mmap(2) refuses
                 return memoryview(b"")
-            return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+            mapped = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+            if advice is not None:
+                mapped.madvise(advice)
+            return memoryview(mapped)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise storage_error("map", path, error) from error
 
 
-def _from_settings(max_maps: int) -> MappedStore:
-    return MappedStore(max_maps=max_maps)
+def _from_settings(max_maps: int, advise: Advise) -> MappedStore:
+    return MappedStore(max_maps=max_maps, advise=advise)

@@ -10,15 +10,14 @@ import errno
 import glob
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import unquote
 
 from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.descriptors import (
     ADVICE,
     Advise,
@@ -27,6 +26,7 @@ from iopipe.storage.descriptors import (
     check_regular,
     storage_error,
 )
+from iopipe.storage.threads import ReadThreads, SharedReads
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +51,15 @@ class PosixStore:
     """
 
     def __init__(
-        self, *, num_threads: int = 8, advise: Advise = "none", max_open_files: int = 256
+        self,
+        *,
+        num_threads: int = 8,
+        advise: Advise = "none",
+        max_open_files: int = 256,
+        task_bytes: int = 8 << 20,
     ) -> None:
-        """`advise` is what each file is opened with, see posix_fadvise(2).
+        """`advise` is what each file is opened with, see posix_fadvise(2); several threads
+        share the requests of `submit` that are longer than `task_bytes`.
 
         Files being read from count in `max_open_files` only while they are the latest used.
         """
@@ -63,18 +69,20 @@ class PosixStore:
             raise PipelineError(
                 f"num_threads={num_threads} and max_open_files={max_open_files} must be 1 or more"
             )
+        check_task_bytes(task_bytes)
+        self._task_bytes = task_bytes
         self._settings = {
             "num_threads": num_threads,
+            "task_bytes": task_bytes,
             "advise": advise,
             "max_open_files": max_open_files,
         }
-        self._num_threads = num_threads
         self._files = Descriptors(limit=max_open_files, advise=advise)
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self._process_id = os.getpid()
+        self._threads = ReadThreads(num_threads, name="iopipe-posix")
         self._without_nowait: set[int] = set()
+        """Devices whose filesystem refuses RWF_NOWAIT and may wait for a disk."""
+        self._in_memory: set[int] = set()
+        """Those that refuse it and have none: a thread would only share the copying."""
 
     def __reduce__(self) -> tuple[Callable[..., PosixStore], tuple[dict[str, Any]]]:
         return _from_settings, (self._settings,)
@@ -95,15 +103,21 @@ class PosixStore:
         return plain_path(path)
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
-        self._check_usable()
+        self._threads.check_usable()
         return self._read(path, offset, buffer)
 
     def view(self, path: str) -> None:
         return None
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
-        self._check_usable()
-        reads = _PooledReads(len(requests))
+        self._threads.check_usable()
+        split = split_requests(requests, task_bytes=self._task_bytes)
+        if split is None:
+            return self._submit(requests)
+        return SplitReads(self._submit(split.requests), split)
+
+    def _submit(self, requests: Sequence[ReadRequest]) -> Reads:
+        reads = SharedReads(len(requests))
         files: dict[str, OpenFile | None] = {}
         missing: deque[int] = deque()
         for index, request in enumerate(requests):
@@ -112,33 +126,19 @@ class PosixStore:
             if num_bytes is None or num_bytes < len(request.buffer):
                 missing.append(index)
         if missing:
-            self._start(requests, missing, reads)
+            self._threads.start(requests, missing, reads, self._read_request)
         return reads
 
     def describe(self) -> str:
         slow = len(self._without_nowait)
         note = f", {slow} filesystems without RWF_NOWAIT" if slow else ""
-        return f"posix: preadv, page cache inline, {self._num_threads} threads{note}"
+        return f"posix: preadv, page cache inline, {self._threads.num_threads} threads{note}"
 
     def close(self) -> None:
         """Wait for the reads under way, end the threads, close the files; idempotent."""
-        if os.getpid() != self._process_id:
-            return
-        with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
-        self._files.clear()
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._process_id:
-            raise StorageError(
-                f"this store was opened in process {self._process_id} and does not survive a fork; "
-                "open a new one in this process, or start workers with spawn"
-            )
-        if self._closed:
-            raise StorageError("this store is closed; open a new one")
+        if not self._threads.is_forked():
+            self._threads.close()
+            self._files.clear()
 
     def _stat(self, path: str) -> os.stat_result:
         try:
@@ -168,8 +168,9 @@ class PosixStore:
         file = files[path]
         if file is None or file.device in self._without_nowait:
             return None
+        flags = 0 if file.device in self._in_memory else os.RWF_NOWAIT
         try:
-            return os.preadv(file.fd, [request.buffer], request.offset, os.RWF_NOWAIT)
+            return os.preadv(file.fd, [request.buffer], request.offset, flags)
         except OSError as error:
             # EAGAIN: not in the cache.  Any other error comes again, and is reported, when a
             # thread reads the request without the flag.
@@ -184,35 +185,14 @@ class PosixStore:
         return file
 
     def _forgo_nowait(self, file: OpenFile, path: str) -> None:
+        if file.is_in_memory():
+            self._in_memory.add(file.device)
+            return
         self._without_nowait.add(file.device)
         _log.info("filesystem of %r has no RWF_NOWAIT: cached reads go through threads", path)
 
-    def _start(
-        self, requests: Sequence[ReadRequest], missing: deque[int], reads: _PooledReads
-    ) -> None:
-        """One task a thread, which takes requests until none is left: a Future for each
-        request would cost more than a cached read of 100 KB."""
-        with self._lock:
-            self._check_usable()
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._num_threads, "iopipe-posix")
-            for _ in range(min(self._num_threads, len(missing))):
-                future = self._pool.submit(self._drain, requests, missing, reads)
-                reads.futures.append(future)
-
-    def _drain(
-        self, requests: Sequence[ReadRequest], missing: deque[int], reads: _PooledReads
-    ) -> None:
-        while True:
-            try:
-                index = missing.popleft()
-            except IndexError:
-                return
-            request = requests[index]
-            try:
-                reads.num_bytes[index] = self._read(request.path, request.offset, request.buffer)
-            except StorageError as error:
-                reads.errors[index] = error
+    def _read_request(self, request: ReadRequest) -> int:
+        return self._read(request.path, request.offset, request.buffer)
 
     def _read(self, path: str, offset: int, buffer: memoryview) -> int:
         """Block until `buffer` is full or the file ends; preadv itself starts again after a
@@ -231,22 +211,6 @@ class PosixStore:
             action = f"read {len(buffer)} bytes at offset {offset} of"
             raise storage_error(action, path, error) from error
         return num_done
-
-
-class _PooledReads:
-    """`Reads`; the threads write one slot each, so no lock is needed."""
-
-    def __init__(self, num_requests: int) -> None:
-        self.num_bytes = [0] * num_requests
-        self.errors: dict[int, StorageError] = {}
-        self.futures: list[Future[None]] = []
-
-    def wait(self) -> list[int]:
-        for future in wait(self.futures).done:
-            future.result()
-        if self.errors:
-            raise self.errors[min(self.errors)]
-        return self.num_bytes
 
 
 def plain_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -40,12 +41,13 @@ def test_memory_copies_what_is_written() -> None:
     assert buffer == b"abc"
 
 
-def test_other_schemes_are_those_of_fsspec(tmp_path: Path) -> None:
+def test_other_schemes_are_those_of_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(f"local://{tmp_path}/x", num_threads=3)
     assert store.describe() == "remote: local through fsspec, 3 threads"
     store.close()
     with pytest.raises(StorageError, match="no store for 'no-such://b/k'"):
         open_store("no-such://b/k")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MissingDependency, match=r"no file system for 's3://b/k'.*s3fs"):
         open_store("s3://b/k")
 
