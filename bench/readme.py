@@ -24,7 +24,16 @@ def tables(results: Path) -> str:
     """Markdown: loaders, then decoders."""
     names = ("loader_images_cpu", "loader_images_16_cores", "demo_h200", "decode_libraries")
     few, many, demo, decode = (json.loads((results / f"{n}.json").read_text()) for n in names)
-    return "\n\n".join((_loader(few), _loader(many), _MANY_CORES, _demo(demo), _decode(decode)))
+    workers, resume = (
+        json.loads((results / f"{name}.json").read_text())
+        for name in ("dataloader_cpu", "resume_cpu")
+    )
+    return "\n\n".join(
+        (
+            *(_loader(few), _loader(many), _MANY_CORES, _demo(demo)),
+            *(_drop_in(workers), _resume(resume), _decode(decode)),
+        )
+    )
 
 
 def kernel_tables(results: Path) -> str:
@@ -145,6 +154,33 @@ def _demo(content: dict[str, Any]) -> str:
             *rows,
         )
     )
+
+
+def _drop_in(content: dict[str, Any]) -> str:
+    rows = [
+        f"| {row['name']} | {_spread(row['ratio'], 2)} | {row['bar']} |"
+        for row in content["rows"]
+        if "ratio" in row
+    ]
+    head = "`iopipe.DataLoader` against torch's with the same dataset and two workers, how many "
+    head += "times as fast; median (least to greatest) of the rounds of one run. *large*: batches "
+    head += "of 64 images in memory; *many*: 120 small tensors a sample; *decode*: JPEGs."
+    return "\n".join(
+        (head, "", "| case | times as fast | bar |", "|---|---|---|", *rows, "", _where(content))
+    )
+
+
+def _resume(content: dict[str, Any]) -> str:
+    rows = [
+        f"| {row['name']} | {_spread(_milliseconds(row['seconds']), 1)} |"
+        for row in content["rows"]
+    ]
+    head = "From a state in the middle of a shuffled epoch to the first batch, without storage:"
+    return "\n".join((head, "", "| loader | ms |", "|---|---|", *rows, "", _where(content)))
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: 1000 * value for name, value in seconds.items()}
 
 
 def _decode(content: dict[str, Any]) -> str:
