@@ -115,9 +115,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __iter__(self) -> Any:
         state, self._restored = self._restored, None
         if state is None or state["finished"]:
-            self._begin(EpochProgress(epoch=self.next_epoch))
+            self._begin(EpochProgress(epoch=self._epoch_to_come()))
             return self._iterated()
         return self._resumed(state)
+
+    def _epoch_to_come(self) -> int:
+        """The next one, unless a framework told our sampler of another."""
+        sampler = self.sampler
+        if self.seed is None or not isinstance(sampler, OrderSampler):
+            return self.next_epoch
+        return self.next_epoch if sampler.epoch == self.progress.epoch else sampler.epoch
 
     def _begin(self, progress: EpochProgress) -> None:
         if self.seed is not None and hasattr(self.sampler, "set_epoch"):

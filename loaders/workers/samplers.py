@@ -87,10 +87,12 @@ class Skipping:
 
     def __iter__(self) -> Iterator[Any]:
         num_skipped = self.progress.num_skipped
-        if not self.progress.is_resumed:
+        is_ours = isinstance(getattr(self.inner, "sampler", self.inner), OrderSampler)
+        if not self.progress.is_resumed and not is_ours:
             return iter(self.inner)
         indices = iter_from(self.inner, num_skipped) if num_skipped else iter(self.inner)
-        # Drawn now: a sampler may draw its seed with its first index.
+        # Drawn now: a sampler may draw its seed with its first index, and frameworks tell ours
+        # of an epoch after they have asked for the iterator of another.
         first = list(islice(indices, 1))
         return chain(first, indices)
 
