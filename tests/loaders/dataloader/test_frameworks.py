@@ -198,14 +198,16 @@ def test_lightning_makes_the_loader_again_with_all_its_options() -> None:
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in loader]
 
 
-def lightning_run(loader: Any, **options: Any) -> tuple[Any, Any]:
+def lightning_run(
+    loader: Any, *, max_epochs: int = 2, ckpt_path: str | None = None, **options: Any
+) -> tuple[Any, Any]:
     import lightning
 
     class Model(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(1, 1)
-            self.seen: list[list[int]] = []
+            self.seen: list[list[int]] = [[]]  # the first: of an epoch that goes on
             self.weights = [self.layer.weight.item()]
 
         def on_train_epoch_start(self) -> None:
@@ -224,9 +226,11 @@ def lightning_run(loader: Any, **options: Any) -> tuple[Any, Any]:
     model = Model()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=2, enable_checkpointing=False, **quiet, **options
+        accelerator="cpu", max_epochs=max_epochs, enable_checkpointing=False, **quiet, **options
     )
-    trainer.fit(model, loader)
+    trainer.fit(model, loader, ckpt_path=ckpt_path)
+    if not model.seen[0]:
+        model.seen.pop(0)
     return model, trainer
 
 
@@ -243,6 +247,23 @@ def test_training_with_lightning() -> None:
     assert len(set(model.weights)) == len(model.weights) == 11
     # Lightning counts batches and never asks for the end: the last step stays open.
     assert loader.report().num_steps == 9
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*number of training batches")
+def test_lightning_goes_on_within_an_epoch(tmp_path: Path) -> None:
+    import lightning
+
+    path = str(tmp_path / "seventh.ckpt")
+
+    class Saved(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(path)
+
+    whole, _ = lightning_run(seeded(num_workers=1), max_epochs=3, callbacks=[Saved()])
+    resumed, _ = lightning_run(seeded(num_workers=1), max_epochs=3, ckpt_path=path)
+    assert resumed.seen == [whole.seen[1][4:], whole.seen[2]]
 
 
 def test_fabric_wraps_the_loader_and_keeps_it() -> None:
@@ -280,6 +301,48 @@ def test_ranks_share_an_epoch(tmp_path: Path) -> None:
     for one, other in zip(first["epochs"], second["epochs"], strict=True):
         assert sorted(one + other) == list(range(12))
     assert first["epochs"][0] != first["epochs"][1]
+
+
+def _accelerated(rank: int) -> Any:
+    """Two ranks that gather: a seeded loader, and one whose sampler repeats a sample."""
+    yield None
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    sampler: Any = DistributedSampler(range(9), 2, rank, shuffle=False)
+    gathered = []
+    for loader in (seeded(12, num_workers=1), seeded(9, shuffle=None, sampler=sampler)):
+        prepared = accelerator.prepare(iopipe.accelerate_loader(loader, accelerator))
+        assert iopipe.which_loader(prepared).startswith("iopipe.DataLoader")
+        gathered.append([])
+        for batch in prepared:
+            gathered[-1].extend(accelerator.gather_for_metrics(batch).tolist())
+    yield gathered
+
+
+def test_accelerate_gathers_every_sample_of_two_ranks_once(tmp_path: Path) -> None:
+    for gathered in run_ranks(_accelerated, tmp_path):
+        assert [sorted(items) for items in gathered] == [list(range(12)), list(range(9))]
+
+
+def _lightning(rank: int) -> Any:
+    loader = seeded(12, num_workers=1)
+    yield None
+    from lightning.pytorch.strategies import DDPStrategy
+
+    strategy = DDPStrategy(process_group_backend="gloo")
+    model, trainer = lightning_run(loader, devices=2, strategy=strategy)
+    yield {"seen": model.seen, "which": iopipe.which_loader(trainer.train_dataloader)}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*number of training batches")
+def test_lightning_does_not_split_a_share_again(tmp_path: Path) -> None:
+    first, second = run_ranks(_lightning, tmp_path)
+    assert first["which"] == second["which"] == "iopipe.DataLoader, 1 worker process"
+    for one, other in zip(first["seen"], second["seen"], strict=True):
+        assert sorted(one + other) == list(range(12))
 
 
 def test_torchtitans_interface() -> None:
