@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from iopipe.errors import StorageError as StorageError
     from iopipe.errors import WorkerError as WorkerError
     from iopipe.loaders.dataloader import DataLoader as DataLoader
+    from iopipe.loaders.frameworks import accelerate_loader as accelerate_loader
+    from iopipe.loaders.frameworks import which_loader as which_loader
     from iopipe.loaders.mix import mix as mix
     from iopipe.loaders.read import read as read
     from iopipe.loaders.workers.samplers import OrderSampler as OrderSampler
@@ -89,6 +91,7 @@ _HOMES = {
     "WebDatasetSource": "iopipe.readers",
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
+    "accelerate_loader": "iopipe.loaders.frameworks",
     "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
     "mix": "iopipe.loaders.mix",
@@ -98,6 +101,7 @@ _HOMES = {
     "read": "iopipe.loaders.read",
     "sample_generator": "iopipe.loaders.workers.seeds",
     "verify_dataset": "iopipe.readers",
+    "which_loader": "iopipe.loaders.frameworks",
     "write_arrow": "iopipe.readers",
     "write_html": "iopipe.report",
 }

@@ -22,7 +22,6 @@ from iopipe.loaders.workers.samplers import EpochProgress, OrderSampler
 from iopipe.loaders.workers.seeds import SeededDataset
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
-from iopipe.order.ranks import detect_ranks
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -80,15 +79,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.worker_mode = worker_mode
         self.seed = seed
         if seed is not None and not isinstance(dataset, IterableDataset):
+            if isinstance(dataset, SeededDataset):  # a loader made again from one's attributes
+                dataset = dataset.inner
             if shuffle and sampler is None and batch_sampler is None:
-                rank, world = detect_ranks()
-                sampler = OrderSampler(dataset, seed=seed, rank=rank, world=world)  # type: ignore[arg-type]
+                sampler = OrderSampler(dataset, seed=seed, rank=None, world=None)  # type: ignore[arg-type]
                 shuffle = None
             dataset = SeededDataset(dataset, seed, seeds_globals=worker_mode == "process")  # type: ignore[assignment]
         self.progress = EpochProgress()
         self.running_meter: Meter | None = None
         self._restored: Mapping[str, Any] | None = None
-        self._next_epoch = 0
+        self.next_epoch = 0
         super().__init__(
             dataset,
             batch_size,
@@ -115,16 +115,23 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __iter__(self) -> Any:
         state, self._restored = self._restored, None
         if state is None or state["finished"]:
-            self._begin(EpochProgress(epoch=self._next_epoch))
+            self._begin(EpochProgress(epoch=self._epoch_to_come()))
             return self._iterated()
         return self._resumed(state)
+
+    def _epoch_to_come(self) -> int:
+        """The next one, unless a framework told our sampler of another."""
+        sampler = self.sampler
+        if self.seed is None or not isinstance(sampler, OrderSampler):
+            return self.next_epoch
+        return self.next_epoch if sampler.epoch == self.progress.epoch else sampler.epoch
 
     def _begin(self, progress: EpochProgress) -> None:
         if self.seed is not None and hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(progress.epoch)
         progress.rng = self._rng_state()
         progress.sampler = _state_of(self._stateful_sampler())
-        self.progress, self._next_epoch = progress, progress.epoch + 1
+        self.progress, self.next_epoch = progress, progress.epoch + 1
         if self.meter is not False and self.running_meter is None:
             self.running_meter = Meter(self._delivery.events if self._delivery else None)
 
@@ -210,15 +217,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise StateError(f"state[{name!r}] is {value!r}; it must be a whole number >= 0")
         self._restored = dict(state)
+        self.next_epoch = state["epoch"]
         if state["finished"]:
             started = state["num_yielded"] or state["epoch"] or state.get("sampler")
-            self._next_epoch = state["epoch"] + 1 if started else 0
+            self.next_epoch = state["epoch"] + 1 if started else 0
             if self.generator is not None:
                 self._set_rng_state(_decoded(state["rng"]))
 
     def set_epoch(self, epoch: int) -> None:
         """Tell sampler and dataset which epoch comes next, as DistributedSampler has it."""
-        self._next_epoch = epoch
+        self.next_epoch = epoch
         batch_sampler: Any = self.batch_sampler
         inner = getattr(batch_sampler, "sampler", None)
         places: list[Any] = [self.sampler, batch_sampler, inner, self.dataset]

@@ -12,9 +12,10 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
 from iopipe.order import Cursor, FullShuffle, Order
+from iopipe.order.ranks import detect_ranks
 
 _BLOCK = 1024
 
@@ -35,17 +36,21 @@ class EpochProgress:
     """Batches that an earlier run was given."""
 
 
-class OrderSampler(Sampler[int]):
+class OrderSampler(DistributedSampler[int]):
     """Indices in the order of iopipe: shuffled by (seed, epoch), O(1) memory, resumed at once.
 
-    With `rank` and `world` it is one rank's share, as a DistributedSampler's is; `set_epoch`
-    chooses the epoch.
+    With `rank` and `world` it is one rank's share; None asks for them when an epoch begins.
+    `set_epoch` chooses the epoch.  What does not go round is left out, every epoch another.
+    It is a DistributedSampler, so that frameworks do not split the share a second time.
     """
 
-    def __init__(self, data: Sized, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, data: Sized, *, seed: int, rank: int | None = 0, world: int | None = 1
+    ) -> None:
+        # None of its parent's arithmetic is used, so neither is its __init__.
         self.data = data
         self.seed = seed
-        self.rank = rank
+        self.rank = rank  # type: ignore[assignment]
         self.world = world
         self.epoch = 0
 
@@ -67,7 +72,10 @@ class OrderSampler(Sampler[int]):
 
     def _order(self) -> Order:
         sequence = FullShuffle(num_samples=len(self.data), seed=self.seed)
-        return Order(sequence=sequence, rank=self.rank, world=self.world)
+        rank, world = self.rank, self.world
+        if rank is None or world is None:  # torch.distributed may begin after the loader was made
+            rank, world = detect_ranks()
+        return Order(sequence=sequence, rank=rank, world=world)
 
 
 class Skipping:
@@ -79,10 +87,12 @@ class Skipping:
 
     def __iter__(self) -> Iterator[Any]:
         num_skipped = self.progress.num_skipped
-        if not self.progress.is_resumed:
+        is_ours = isinstance(getattr(self.inner, "sampler", self.inner), OrderSampler)
+        if not self.progress.is_resumed and not is_ours:
             return iter(self.inner)
         indices = iter_from(self.inner, num_skipped) if num_skipped else iter(self.inner)
-        # Drawn now: a sampler may draw its seed with its first index.
+        # Drawn now: a sampler may draw its seed with its first index, and frameworks tell ours
+        # of an epoch after they have asked for the iterator of another.
         first = list(islice(indices, 1))
         return chain(first, indices)
 
