@@ -30,9 +30,10 @@ def accelerate_loader(
     DistributedSampler.  `is_split` says that dataset or sampler see to it in another way.
     `PipelineError` where neither holds.
 
-    `accelerator.save_state()` keeps the loader's state.  Accelerate's `skip_first_batches`
-    builds a plain loader whatever it is given: let HF Trainer resume with
-    `ignore_data_skip=True`.
+    `accelerator.save_state()` keeps the loader's state; HF Trainer's checkpoints do not, and its
+    resume reads the rest of the epoch through a plain loader (Accelerate's
+    `skip_first_batches`).  Save `state_dict()` beside the checkpoint instead, load it in
+    `get_train_dataloader`, and resume with `ignore_data_skip=True`.
     """
     prepared = AcceleratedLoader(loader, accelerator, is_split=is_split)
     accelerator.prepare_data_loader(prepared)  # returns it as it is, and keeps it for save_state
