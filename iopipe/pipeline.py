@@ -7,17 +7,19 @@ Stands at the head of the flow.  Invariant: every method returns a new pipeline 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from iopipe.binding import READ_THREADS, bound_stages
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
 from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
+from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, PackedPlan, Packing, padding_share
 from iopipe.plan import Plan, SamplePlan, mean_sample_bytes
-from iopipe.protocols import Batch, ErrorPolicy, Samples, Source, Store
+from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
 
@@ -27,7 +29,7 @@ _CHUNKS_PER_BATCH = 8
 """Chunks are long, since each costs about half a millisecond whatever is in it, but several
 make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
 photographs of 107 KB gave 960, 1080 and 1090 images/s."""
-_READ_THREADS = 2
+_RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
 """Of a block shuffle: a read of that size costs a disk or an object store little more to begin
 than to do."""
@@ -209,12 +211,45 @@ class Pipeline:
             )
         )
 
-    def batch(self, batch_size: int, *, drop_last: bool = False) -> Pipeline:
-        """Collate `batch_size` samples into tensors whose first dimension is the sample."""
+    def bucket(self, samples: int, *, window: int | None = None) -> Pipeline:
+        """Let samples of like length come together, in runs of `samples`: give batch size times
+        ranks.  Each `window` of the epoch, by default 64 runs, is sorted by length and its
+        runs are shuffled; call it after shuffle, and see `batch(pad=...)`.
+        """
+        lengths = getattr(self.source, "lengths", None)
+        if lengths is None:
+            raise PipelineError("this source does not say how long its samples are; token files do")
+        if self.groups is not None or isinstance(self.order.sequence, Bucketed):
+            raise PipelineError("bucket works on the samples of a source: call it once, not packed")
+        sequence = Bucketed(
+            inner=self.order.sequence,
+            lengths=lambda ids: lengths[ids],
+            samples=samples,
+            window=window or _RUNS_PER_WINDOW * samples,
+        )
+        return replace(self, order=replace(self.order, sequence=sequence))
+
+    def batch(
+        self,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        pad: Mapping[str, float] | None = None,
+    ) -> Pipeline:
+        """Collate `batch_size` samples into tensors whose first dimension is the sample.
+
+        `pad` names columns whose rows differ in length and the value to fill them up with:
+        the batch has [b, longest, ...] of each, and `NAME_lengths`.
+        """
         if batch_size < 1:
             raise PipelineError(f"batch size is {batch_size}; it must be at least 1")
         if self.batch_size is not None:
             raise PipelineError("batch was called before; call it once")
+        if pad:
+            stage = Stage(
+                name="pad", function=self.toolkit.padder(pad), takes="samples", cause="collate"
+            )
+            return self._with(stage).batch(batch_size, drop_last=drop_last)
         batched = replace(self, batch_size=batch_size, drop_last=drop_last)
         return batched if self.groups is None else batched.map(self.toolkit.cu_seqlens)
 
@@ -257,6 +292,10 @@ class Pipeline:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
         if self.groups is not None and (not in_order or ledger is not None):
             raise PipelineError("packed sequences come in order, and have no ledger yet")
+        if ledger is not None and isinstance(self.order.sequence, Bucketed):
+            raise PipelineError(
+                "samples in buckets have no ledger yet: an audit lacks their lengths"
+            )
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
@@ -282,7 +321,7 @@ class Pipeline:
             f"source: {len(self.source)} samples in {len(self.source.shards)} shards, "
             f"fields {', '.join(self.source.columns)}",
             f"order: {order.sequence.describe()}, rank {order.rank} of {order.world}",
-            f"read: chunks of {self._chunk_samples()} samples ({_READ_THREADS} threads)",
+            f"read: chunks of {self._chunk_samples()} samples ({READ_THREADS} threads)",
             *(str(stage) for stage in self.stages),
         ]
         if self.groups is not None:
@@ -343,44 +382,7 @@ class Pipeline:
         return self.toolkit.delivery(self.device or "cpu")
 
     def _bound_stages(self, store: Store, delivery: Delivery | None) -> tuple[Stage, ...]:
-        source = self.source
-
-        def read(wanted: Samples) -> Samples:
-            samples = source.samples(wanted.ids, store)
-            samples.seed, samples.epoch = wanted.seed, wanted.epoch
-            samples.allocate, samples.valid = wanted.allocate, wanted.valid
-            return samples
-
-        first = Stage(
-            name="read",
-            function=read,
-            takes="samples",
-            cause="storage",
-            concurrency=_READ_THREADS,
-            buffer=4,
-        )
-        if delivery is None:
-            return (first, *self.stages)
-        stages = tuple(
-            replace(stage, function=_on_columns(stage.function, delivery))
-            if stage.takes == "batch"
-            else stage
-            for stage in self.stages
-        )
-        last = Stage(
-            name="transfer",
-            function=delivery.transfer,
-            takes="batch",
-            cause="h2d",
-            buffer=self.prefetch,
-        )
-        return (first, *stages, last)
-
-
-def _on_columns(
-    function: Callable[[dict[str, Any]], dict[str, Any]], delivery: Delivery
-) -> Callable[[Batch], Batch]:
-    return lambda batch: delivery.repack(batch, function(batch.columns))
+        return bound_stages(self.source, self.stages, store, delivery, prefetch=self.prefetch)
 
 
 def _samples_in(num_bytes: int, source: Source) -> int:

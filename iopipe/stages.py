@@ -108,6 +108,10 @@ class Toolkit(Protocol):
 
     def delivery(self, device: str) -> Delivery: ...
 
+    def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
+        """A stage function that marks columns to be padded in their batch."""
+        ...
+
     def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
         """The sequences that the documents of `source` are packed into."""
         ...

@@ -16,6 +16,7 @@ import torch
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.arena import Place, aligned
+from iopipe.loaders.padding import RowsToPad, padded
 from iopipe.protocols import Column, Int64Array, Ragged, Samples
 
 
@@ -52,7 +53,17 @@ def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -
     keys = [key for chunk in filled for key in chunk.keys]
     valid = [chunk.valid for chunk in filled if chunk.valid is not None]
     mask = {"__valid__": valid} if valid else {}
-    return _laid_out({"__key__": [keys], **mask, **columns}, places or {})
+    return _laid_out({"__key__": [keys], **mask, **_filled_up(columns)}, places or {})
+
+
+def _filled_up(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    made: dict[str, Sequence[Any]] = {}
+    for name, parts in columns.items():
+        if isinstance(parts[0], RowsToPad):
+            made |= {column: [array] for column, array in padded(name, parts).items()}
+        else:
+            made[name] = parts
+    return made
 
 
 def delivered_ids(chunks: Sequence[Samples]) -> Int64Array:
@@ -108,7 +119,7 @@ def _arrays(samples: Samples, name: str) -> npt.NDArray[Any] | list[Any]:
     if name not in samples.columns:
         raise PipelineError(f"column {name!r} is missing in some samples of a batch")
     column: Column = samples.columns[name]
-    if isinstance(column, np.ndarray):
+    if isinstance(column, np.ndarray | RowsToPad):
         return column
     if isinstance(column, Ragged):
         return [bytes(row) for row in column]

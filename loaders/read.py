@@ -7,7 +7,7 @@ protocol only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from iopipe.errors import PipelineError
@@ -15,6 +15,7 @@ from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
+from iopipe.loaders.padding import pad_columns
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
@@ -68,6 +69,9 @@ class _Loaders:
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)
+
+    def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
+        return pad_columns(values)
 
     def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
         return PackedSource(source, groups, column=column, pad_token=pad_token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
+from iopipe.loaders.padding import pad_columns
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
@@ -75,6 +76,9 @@ class FakeToolkit:
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return lambda samples: samples
+
+    def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
+        return pad_columns(values)
 
     def packed(self, source: Source, groups: Groups, *, column: str, pad_token: int) -> Source:
         return PackedSource(source, groups, column=column, pad_token=pad_token)
