@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 _POISON = 0xA5
+
+# How long an example takes says nothing on a machine that is shared.
+settings.register_profile("iopipe", deadline=None)
+settings.load_profile("iopipe")
 
 
 @pytest.fixture(autouse=True)

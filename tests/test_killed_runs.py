@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -69,18 +70,30 @@ def is_alive(process: psutil.Process) -> bool:
 def test_nothing_is_lost_or_double_over_ten_kills(
     seed: int, tmp_path: Path, launch: Callable[..., psutil.Process]
 ) -> None:
+    """A training that ended before its tenth kill is audited, and another one begun."""
     generator = random.Random(seed)
     with iopipe.DatasetWriter(tmp_path / "data") as writer:
         for number in range(NUM_SAMPLES):
             writer.write({"__key__": f"s{number:04d}", "bin": bytes([number % 256]) * 500})
-    ledgers = tmp_path / "ledgers"
-    num_kills = 0
-    for start in range(100):
-        world = generator.randint(1, 3)
+    num_left, number = NUM_KILLS, 0
+    while num_left:
+        number += 1
+        num_left -= one_training(tmp_path / f"{number}", num_left, generator, launch)
+
+
+def one_training(
+    folder: Path, most_kills: int, generator: random.Random, launch: Callable[..., psutil.Process]
+) -> int:
+    """Killed up to so many times, then left to end, and audited; how many times it was."""
+    folder.mkdir()
+    (folder / "data").symlink_to(folder.parent / "data")
+    ledgers, num_kills, start = folder / "ledgers", 0, 0
+    while not (folder / "done").exists():
+        world, start = generator.randint(1, 3), start + 1
         before = num_logged_bytes(ledgers)
         ranks = [
             launch(
-                folder=os.fspath(tmp_path),
+                folder=os.fspath(folder),
                 rank=rank,
                 world=world,
                 start=start,
@@ -89,27 +102,26 @@ def test_nothing_is_lost_or_double_over_ten_kills(
             )
             for rank in range(world)
         ]
-        if num_kills < NUM_KILLS:
+        if num_kills < most_kills:
             # A header has some 330 bytes, a record of 3 samples 18.
             wanted = before + world * (400 + generator.randint(0, 150))
-            wait_until(
-                lambda wanted=wanted, ranks=ranks: (
-                    num_logged_bytes(ledgers) >= wanted  # type: ignore[misc]
-                    or not any(map(is_alive, ranks))
-                )
-            )
+            wait_until(functools.partial(has_logged, ledgers, wanted, ranks))
             generator.shuffle(ranks)
             num_kills += any(map(is_alive, ranks))
             for process in ranks:
                 if is_alive(process):
                     process.send_signal(signal.SIGKILL)
-            wait_until(lambda ranks=ranks: not any(map(is_alive, ranks)))  # type: ignore[misc]
-        else:
-            wait_until(lambda ranks=ranks: not any(map(is_alive, ranks)))  # type: ignore[misc]
-        if (tmp_path / "done").exists():
-            break
+        wait_until(functools.partial(are_gone, ranks))
     report = iopipe.audit_ledgers([ledgers])
     assert report.is_exact, report
     assert [epoch.num_delivered for epoch in report.epochs] == [NUM_SAMPLES] * 2
     assert all(epoch.is_finished for epoch in report.epochs)
-    assert num_kills == NUM_KILLS
+    return num_kills
+
+
+def has_logged(ledgers: Path, wanted: int, ranks: list[psutil.Process]) -> bool:
+    return num_logged_bytes(ledgers) >= wanted or are_gone(ranks)
+
+
+def are_gone(ranks: list[psutil.Process]) -> bool:
+    return not any(map(is_alive, ranks))

@@ -78,29 +78,32 @@ def test_killed_at_random_instants_and_started_again(
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     shard(large, undisturbed, ShardOptions(shard_samples=4, shuffle_seed=7), num_workers=2)
     generator = random.Random(method)
-    # Two kills at any instant of the start, three when so many shards are there: a clock alone
-    # comes too late on a fast machine.
-    early = [generator.uniform(0.1, 0.35) for _ in range(2)]
+    # Early ones at any instant of the start, the others when so many shards are there.  A job
+    # that was done before its kill came is checked, and another one is begun.
+    waits = [generator.uniform(0.1, 0.35) for _ in range(2)]
     num_shards = sorted(generator.sample(range(1, 60), 3))
-    num_kills = 0
+    num_kills, num_jobs = 0, 1
     while True:
         process = _start(large, out, **OPTIONS, shuffle_method=method)
+        if num_kills < 2:
+            time.sleep(waits[num_kills])
+        elif num_kills < 5:
+            wanted = num_shards[num_kills - 2]
+            _wait_for(lambda wanted=wanted, out=out: len(list(out.glob("*.tar"))) >= wanted)
         if num_kills < 5:
-            if num_kills < 2:
-                time.sleep(early[num_kills])
-            else:
-                wanted = num_shards[num_kills - 2]
-                _wait_for(lambda wanted=wanted: len(list(out.glob("*.tar"))) >= wanted)
             os.killpg(process.pid, signal.SIGKILL)  # parent and workers at the same instant
+        if process.wait() == -signal.SIGKILL:
             num_kills += 1
-            assert process.wait() == -signal.SIGKILL
-            assert not (out / "manifest.json").exists()
             for path in out.glob("shard-??????.tar"):
                 assert path.read_bytes() == (undisturbed / path.name).read_bytes()
-        if process.wait() == 0:
+            if not (out / "manifest.json").exists():
+                continue
+            assert _start(large, out, **OPTIONS, shuffle_method=method).wait() == 0
+        assert process.returncode in (0, -signal.SIGKILL)
+        assert tree(out) == tree(undisturbed)
+        if num_kills == 5:
             break
-    assert tree(out) == tree(undisturbed)
-    assert num_kills == 5
+        out, num_jobs = tmp_path / f"out-{num_jobs}", num_jobs + 1
 
 
 def test_only_the_parent_is_killed_and_no_worker_outlives_it(large: Path, tmp_path: Path) -> None:
