@@ -136,6 +136,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
                     collate_fn=self._collate_fn,
                     drop_last=self._drop_last,
                     base_seed=int(self._base_seed),
+                    shared_seed=self._shared_seed,
                     init_fn=self._worker_init_fn,
                     worker_id=worker_id,
                     num_workers=self._num_workers,

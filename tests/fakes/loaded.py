@@ -172,6 +172,10 @@ def negated(batch: list[Any]) -> Any:
     return [-item for item in batch]
 
 
+def first_clone(batch: list[Any]) -> Any:
+    return batch[0].clone()
+
+
 def remember_worker(worker_id: int) -> None:
     info = get_worker_info()
     assert info is not None
