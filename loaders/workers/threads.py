@@ -33,13 +33,20 @@ _JOIN_SECONDS = 5.0
 class ThreadQueue(queue.Queue[Any]):
     """A queue with the methods that torch calls on those of multiprocessing."""
 
-    epoch = 0
-
     def cancel_join_thread(self) -> None:
         """There is no thread to wait for."""
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class ThreadIndexQueue(ThreadQueue):
+    """Indices for one worker, each with the epoch that it was put for."""
+
+    epoch = 0
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put((item, self.epoch), block, timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,7 @@ class ThreadTask:
 
     kind: Any
     dataset: Any
-    indices: ThreadQueue
+    indices: ThreadIndexQueue
     results: ThreadQueue
     done: threading.Event
     auto_collation: bool
@@ -126,7 +133,10 @@ def _loop(task: ThreadTask) -> None:
     except Exception:
         failure = ExceptionWrapper(where=where)  # type: ignore[no-untyped-call]
     is_over = False
-    while (item := task.indices.get()) is not None:
+    while True:
+        item, epoch = task.indices.get()
+        if item is None:
+            return
         if isinstance(item, torch_worker._ResumeIteration):
             task.results.put((item, None))
             is_over = False
@@ -141,7 +151,7 @@ def _loop(task: ThreadTask) -> None:
             failure = None
             continue
         if isinstance(dataset, SeededDataset):
-            dataset.epoch = task.indices.epoch
+            dataset.epoch = epoch
         try:
             result = fetcher.fetch(indices)
         except Exception as error:

@@ -152,6 +152,20 @@ class Counting(Numbers):
         return self.asked
 
 
+class Asked(Numbers):
+    """How many samples all copies of the dataset together have been asked for."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__(num)
+        self.num_asked = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.lock = torch.multiprocessing.get_context("fork").Lock()
+
+    def __getitem__(self, index: int) -> Any:
+        with self.lock:
+            self.num_asked += 1
+        return super().__getitem__(index)
+
+
 class Augmented(Numbers):
     """Draws from the global generators and, where there is one, the sample's own."""
 
