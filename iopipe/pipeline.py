@@ -290,12 +290,8 @@ class Pipeline:
         """
         if not in_order and self.batch_size is None:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
-        if self.groups is not None and (not in_order or ledger is not None):
-            raise PipelineError("packed sequences come in order, and have no ledger yet")
-        if ledger is not None and isinstance(self.order.sequence, Bucketed):
-            raise PipelineError(
-                "samples in buckets have no ledger yet: an audit lacks their lengths"
-            )
+        if self.groups is not None and not in_order:
+            raise PipelineError("packed sequences come in order; leave in_order=False out")
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs

@@ -77,6 +77,10 @@ class Plan(Protocol):
         """The cursor once every rank was delivered `num_samples` since `entry`."""
         ...
 
+    def position_after(self, entry: Cursor, num_samples: int) -> int:
+        """The position then, in the epoch of `entry`; its end's where that is reached."""
+        ...
+
     def num_samples(self, cursor: Cursor) -> int:
         """Of this rank, from `cursor` to the end of its epoch."""
         ...
@@ -125,6 +129,9 @@ class SamplePlan:
         if num_samples >= self.num_samples(entry):
             return Cursor(epoch=entry.epoch + 1)
         return self.order.after(entry, num_samples)
+
+    def position_after(self, entry: Cursor, num_samples: int) -> int:
+        return self.order.after(entry, num_samples).position
 
     def num_batches(self, cursor: Cursor) -> int:
         size = self.batch_size or self.chunk_samples

@@ -249,7 +249,7 @@ class Run:
             epoch=task.epoch,
             first=first,
             num_planned=last - first,
-            position=self._spec.plan.order.after(task.entry, last).position if in_order else 0,
+            position=self._spec.plan.position_after(task.entry, last) if in_order else 0,
             ids=ids,
             left_out=_without(planned, ids),
         )
