@@ -29,6 +29,11 @@ def mean_sample_bytes(source: Source) -> float:
     return max(1.0, sum(part.length for part in source.ranges(probe)) / len(probe))
 
 
+def samples_in(num_bytes: int, source: Source) -> int:
+    """How many samples have about so many bytes, 1 at least."""
+    return max(1, round(num_bytes / mean_sample_bytes(source)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Samples that are read and decoded as one chunk."""
