@@ -96,7 +96,7 @@ def decode_regions(
 @functools.cache
 def load() -> Any:
     """The compiled code; `MissingDependency` says why there is none."""
-    code = ctypes.CDLL(os.fspath(_built()))
+    code: Any = ctypes.CDLL(os.fspath(_built()))
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     code.iopipe_decode.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     code.iopipe_scratch.restype = pointer
