@@ -35,7 +35,8 @@ class SharedFile:
         self.number = next(_numbers)
         self.num_bytes = num_bytes
         self.fd = os.memfd_create("iopipe-slot", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, self.fd)
+        # Not at the program's end, when threads may still be about to send it.
+        weakref.finalize(self, os.close, self.fd).atexit = False
         try:
             os.ftruncate(self.fd, num_bytes)
         except OSError as error:

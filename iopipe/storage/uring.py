@@ -285,7 +285,8 @@ class _Server:
 
     def _finish(self, read: _Read, place: int, result: int) -> None:
         submission, index, piece, file, _ = read
-        if result in (-errno.EAGAIN, -errno.EINTR):
+        # Nobody here cancels: the kernel does where a signal comes while it starts a thread.
+        if result in (-errno.EAGAIN, -errno.EINTR, -errno.ECANCELED):
             self._left.append(read)
             return
         if result < 0:
