@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.decode import crops
 from iopipe.loaders.decode.fields import field_decoder
 from iopipe.loaders.decode.images import EncodedImage, Pixels, read_header
+from iopipe.loaders.decode.native import decode_regions, why_not
 from iopipe.loaders.decode.resize import crop_and_resize
 from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
@@ -87,20 +89,48 @@ def _images(name: str, column: Column, samples: Samples, options: ImageOptions) 
     for row, raw in enumerate(column):
         with _at(row):
             encoded.append(read_header(raw, max_pixels=options.max_pixels))
-    mirrored = crops.flips(samples, options).tolist()
+    mirrored = crops.flips(samples, options)
     if options.size is None:
         whole: list[Pixels] = []
         for row, image in enumerate(encoded):
             with _at(row):
-                whole.append(_whole(image, mirrored[row]))
+                whole.append(_whole(image, bool(mirrored[row])))
         return whole
     sizes = np.array([(image.height, image.width) for image in encoded], np.int64)
-    boxes = crops.boxes(samples, sizes, options).tolist()
+    boxes = crops.boxes(samples, sizes, options)
     result = samples.empty(name, (*options.size, 3), np.uint8)
-    for row, image in enumerate(encoded):
+    native = _native_rows(encoded)
+    _decoded_natively(encoded, native, boxes, mirrored, options, result)
+    for row in sorted({*range(len(encoded))} - {*native}):
         with _at(row):
-            _resized(image, boxes[row], mirrored[row], options, result[row])
+            _resized(encoded[row], boxes[row].tolist(), bool(mirrored[row]), options, result[row])
     return result
+
+
+def _native_rows(encoded: Sequence[EncodedImage]) -> list[int]:
+    plain = [row for row, image in enumerate(encoded) if image.is_plain]
+    return plain if plain and why_not() is None else []
+
+
+def _decoded_natively(
+    encoded: Sequence[EncodedImage],
+    rows: list[int],
+    boxes: crops.Boxes,
+    mirrored: npt.NDArray[np.bool_],
+    options: ImageOptions,
+    result: Pixels,
+) -> None:
+    try:
+        decode_regions(
+            [encoded[row].content for row in rows],
+            boxes[rows],
+            mirrored[rows],
+            [result[row] for row in rows],
+            is_scaled=options.fidelity == "scaled",
+        )
+    except DataError as error:
+        error.row = rows[error.row or 0]
+        raise
 
 
 @contextmanager

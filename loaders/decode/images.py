@@ -32,6 +32,7 @@ _JPEG_START = b"\xff\xd8\xff"
 _PILLOW_FORMATS = ("PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 # Of these Pillow's mode I is 16-bit grey, stretched to the whole range; of others 32-bit.
 _GREY_16_FORMATS = ("PNG", "PPM")
+_PLAIN_COLOURS = ("Gray", "RGB", "YCbCr")
 _local = threading.local()
 
 
@@ -44,6 +45,8 @@ class EncodedImage:
     width: int
     decoder: Any
     """None for JPEG, else Pillow's image."""
+    is_plain: bool = False
+    """Whether it is a JPEG in grey or in three colours, as `native` takes them."""
 
     def pixels(self, *, reusing: bool = False, at_least: tuple[int, int] | None = None) -> Pixels:
         """Decode.
@@ -84,8 +87,8 @@ def read_header(content: Any, *, max_pixels: int) -> EncodedImage:
     num_tile_pixels = 0
     try:
         if bytes(view[:3]) == _JPEG_START:
-            height, width = simplejpeg.decode_jpeg_header(view)[:2]
-            image = EncodedImage(view, height, width, None)
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(view)
+            image = EncodedImage(view, height, width, None, colours in _PLAIN_COLOURS)
         else:
             opened = Image.open(io.BytesIO(view), formats=_PILLOW_FORMATS)
             num_tile_pixels = tile_pixels(opened)

@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from iopipe.errors import DataError, IopipeError
 from iopipe.loaders.decode import make_decoder
+from iopipe.loaders.decode.native import why_not
 from iopipe.protocols import Samples, Source, Store
 from iopipe.readers import OpenOptions, inspect_dataset, open_source, verify_dataset
 from iopipe.readers.checksums import fingerprint, rows_of
@@ -257,6 +258,7 @@ def main(folder: str, cpu_seconds: int, memory_bytes: int) -> None:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     all_formats()
+    assert why_not() is None  # compiled before anything is watched
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     watch = Watch(folder)

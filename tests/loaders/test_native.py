@@ -1,0 +1,299 @@
+"""Native JPEG regions against a full decode by another binding, and against torch in float64."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import iopipe
+from iopipe.errors import DataError, MissingDependency
+from iopipe.loaders.decode import native
+from iopipe.loaders.decode.cpu import make_decoder
+from iopipe.protocols import Samples
+from iopipe.stages import ImageOptions
+
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "progressive": {"subsampling": 2, "progressive": True},
+    "restarts": {"subsampling": 2, "restart_marker_blocks": 2},
+}
+
+
+def photograph(height: int, width: int, seed: int = 1) -> Image.Image:
+    """Smooth and sharp parts, so that every coefficient of a block is there."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    noise = generator.integers(-30, 30, image.shape)
+    return Image.fromarray(np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88, **options)
+    return file.getvalue()
+
+
+def region(
+    content: bytes,
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    *,
+    mirrored: bool = False,
+    is_scaled: bool = False,
+) -> np.ndarray:
+    """Decoded into poisoned memory with guards before and behind."""
+    num_bytes = size[0] * size[1] * 3
+    memory = np.full(num_bytes + 32, 0xA5, np.uint8)
+    target = memory[16 : 16 + num_bytes].reshape(*size, 3)
+    native.decode_regions(
+        [memoryview(content)],
+        np.array([box]),
+        np.array([mirrored]),
+        [target],
+        is_scaled=is_scaled,
+    )
+    assert (memory[:16] == 0xA5).all() and (memory[16 + num_bytes :] == 0xA5).all()
+    return target
+
+
+def weights(inputs: int, outputs: int) -> np.ndarray:
+    """[outputs, inputs]: a triangle as wide as the reduction, over pixel centres."""
+    scale = inputs / outputs
+    centres = (np.arange(outputs)[:, None] + 0.5) * scale
+    far = np.abs(np.arange(inputs) + 0.5 - centres) / max(scale, 1)
+    found = np.clip(1 - far, 0, None)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """In float64, [height, width, 3]."""
+    down, across = weights(pixels.shape[0], size[0]), weights(pixels.shape[1], size[1])
+    return np.einsum("yh,hwc,xw->yxc", down, pixels.astype(float), across)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(50, 70, (16, 16)), (9, 12, (31, 40))])
+def test_the_reference_is_torchs(height: int, width: int, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).double()[None]
+    found = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
+    assert np.allclose(found[0].permute(1, 2, 0).numpy(), resized(pixels, size), atol=1e-9)
+
+
+BOXES = st.tuples(*[st.floats(0, 1)] * 4)
+
+
+def box_of(shares: tuple[float, ...], height: int, width: int) -> tuple[int, int, int, int]:
+    top, left = int(shares[0] * (height - 1)), int(shares[1] * (width - 1))
+    return (
+        top,
+        left,
+        1 + int(shares[2] * (height - top - 1)),
+        1 + int(shares[3] * (width - left - 1)),
+    )
+
+
+@pytest.mark.parametrize("encoding", list(ENCODINGS))
+@given(st.integers(1, 90), st.integers(1, 130), BOXES, st.booleans(), st.booleans())
+def test_pixels_are_those_of_a_full_decode(
+    encoding: str,
+    height: int,
+    width: int,
+    shares: tuple[float, ...],
+    is_grey: bool,
+    mirrored: bool,
+) -> None:
+    """Bit by bit, where nothing is resized."""
+    image = photograph(height, width)
+    content = encoded(image.convert("L") if is_grey else image, **ENCODINGS[encoding])
+    top, left, high, wide = box_of(shares, height, width)
+    whole = simplejpeg.decode_jpeg(content, "RGB")
+    expected = whole[top : top + high, left : left + wide]
+    found = region(content, (top, left, high, wide), (high, wide), mirrored=mirrored)
+    assert (found == (expected[:, ::-1] if mirrored else expected)).all()
+
+
+@given(
+    *[st.integers(1, 70)] * 2,
+    *[st.integers(1, 40)] * 2,
+    BOXES,
+    st.booleans(),
+)
+def test_resizing_is_within_one_unit_of_torch(
+    height: int, width: int, high: int, wide: int, shares: tuple[float, ...], mirrored: bool
+) -> None:
+    content = encoded(photograph(height, width), subsampling=0)
+    top, left, rows, columns = box = box_of(shares, height, width)
+    whole = simplejpeg.decode_jpeg(content, "RGB")
+    expected = resized(whole[top : top + rows, left : left + columns], (high, wide))
+    found = region(content, box, (high, wide), mirrored=mirrored)
+    if mirrored:
+        expected = expected[:, ::-1]
+    assert np.abs(found - expected).max() <= 0.55
+
+
+def test_large_reductions_and_even_areas() -> None:
+    content = encoded(photograph(900, 1200))
+    expected = resized(simplejpeg.decode_jpeg(content, "RGB"), (7, 5))
+    # Weights of 14 bits add up to a fifth of a unit over hundreds of them.
+    assert np.abs(region(content, (0, 0, 900, 1200), (7, 5)) - expected).max() <= 0.7
+    white = encoded(Image.new("RGB", (300, 200), (255, 255, 255)))
+    assert (region(white, (3, 5, 150, 200), (97, 31)) == 255).all()
+
+
+@pytest.mark.parametrize("denominator", [2, 4, 8])
+def test_scaled_is_a_smaller_dct_of_the_region(denominator: int) -> None:
+    """Against simplejpeg's own scaling, with the same fast transforms."""
+    content = encoded(photograph(320, 480), subsampling=0)
+    size = (160 // denominator, 240 // denominator)
+    whole = simplejpeg.decode_jpeg(
+        content,
+        "RGB",
+        fastdct=True,
+        fastupsample=True,
+        min_height=320 // denominator,
+        min_width=480 // denominator,
+        min_factor=denominator,
+    )
+    assert whole.shape == (320 // denominator, 480 // denominator, 3)
+    found = region(content, (160, 240, 160, 240), size, is_scaled=True)
+    assert (found == whole[size[0] :, size[1] :]).all()
+
+
+def test_many_images_in_one_call() -> None:
+    contents = [encoded(photograph(40 + n, 60 + n, seed=n)) for n in range(9)]
+    boxes = np.array([(n, n, 30, 40) for n in range(9)])
+    flips = np.arange(9) % 2 == 0
+    out = np.zeros((9, 16, 16, 3), np.uint8)
+    native.decode_regions(
+        [memoryview(one) for one in contents], boxes, flips, list(out), is_scaled=False
+    )
+    for number, content in enumerate(contents):
+        box = (number, number, 30, 40)
+        assert (out[number] == region(content, box, (16, 16), mirrored=number % 2 == 0)).all()
+    native.decode_regions([], boxes[:0], flips[:0], [], is_scaled=False)
+
+
+# ---- damage ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [2, 10, 100, 700, 2500])
+def test_cut_images_are_told(cut: int) -> None:
+    content = encoded(photograph(90, 130))
+    with pytest.raises(DataError, match="cannot be decoded") as caught:
+        region(content[:-cut], (0, 0, 90, 130), (16, 16))
+    assert caught.value.row == 0
+
+
+def test_damage_above_the_end_of_the_region_is_told() -> None:
+    """And what lies below is not looked at: its rows are never decoded."""
+    content = encoded(photograph(200, 60))
+    half = content[: len(content) // 2]
+    whole = simplejpeg.decode_jpeg(content, "RGB")
+    assert (region(half, (0, 0, 40, 60), (40, 60)) == whole[:40]).all()
+    with pytest.raises(DataError, match="cannot be decoded"):
+        region(half, (150, 0, 40, 60), (40, 60))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no image at all" * 9])
+def test_what_is_no_jpeg_is_told(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"cannot be decoded: .+"):
+        region(content, (0, 0, 1, 1), (1, 1))
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 91, 5), (0, 126, 5, 5)])
+def test_regions_outside_the_image_are_refused(box: tuple[int, int, int, int]) -> None:
+    with pytest.raises(DataError, match="not the one of its header"):
+        region(encoded(photograph(90, 130)), box, (4, 4))
+
+
+def test_the_row_of_the_first_bad_image_is_told() -> None:
+    """As the decode stage tells it, among images that go another way."""
+    good = encoded(photograph(50, 50))
+    png = io.BytesIO()
+    photograph(50, 50).save(png, "PNG")
+    column = [png.getvalue(), good, good[:-900], png.getvalue()]
+    samples = Samples(
+        ids=np.arange(4),
+        keys=list("abcd"),
+        columns={"jpg": [memoryview(one) for one in column]},
+    )
+    with pytest.raises(DataError, match="field 'jpg'") as caught:
+        make_decoder(ImageOptions(size=(16, 16)))(samples)
+    assert caught.value.row == 2
+
+
+# ---- building ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """As in a process that has not decoded yet, with an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
+    native.load.cache_clear()
+    native.why_not.cache_clear()
+    yield tmp_path
+    native.load.cache_clear()
+    native.why_not.cache_clear()
+
+
+def test_it_is_built_once(unloaded: Path) -> None:
+    first = native._built()
+    age = first.stat().st_mtime_ns
+    assert native._built() == first and first.stat().st_mtime_ns == age
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_without_a_compiler_it_says_so_once(
+    unloaded: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", os.fspath(unloaded))
+    with pytest.raises(MissingDependency, match="needs a C compiler"):
+        native.load()
+    samples = Samples(
+        ids=np.arange(2),
+        keys=["a", "b"],
+        columns={"jpg": [memoryview(encoded(photograph(50, 50)))] * 2},
+    )
+    caplog.set_level(logging.WARNING)
+    decode = make_decoder(ImageOptions(size=(16, 16)))
+    by_steps = next(decode(samples).columns["jpg"] for _ in range(2))
+    assert caplog.text.count("needs a C compiler") == 1
+    monkeypatch.undo()
+    native.why_not.cache_clear()
+    natively = decode(samples).columns["jpg"]
+    assert np.abs(np.asarray(by_steps).astype(int) - natively).max() <= 1
+
+
+def test_a_compiler_that_fails_is_quoted(unloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = unloaded / "cc"
+    compiler.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", os.fspath(compiler))
+    with pytest.raises(MissingDependency, match="no such flag"):
+        native.load()
+
+
+def test_processes_build_it_side_by_side(tmp_path: Path) -> None:
+    code = "from iopipe.loaders.decode import native; assert native.why_not() is None"
+    root = os.fspath(Path(iopipe.__file__).parents[1])
+    environment = {**os.environ, "XDG_CACHE_HOME": os.fspath(tmp_path), "PYTHONPATH": root}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait(100) for process in processes] == [0, 0, 0]
+    assert len(list(tmp_path.rglob("*.so"))) == 1
