@@ -25,9 +25,7 @@ def machine(tmp_path: Path) -> FakeMachine:
     return machine
 
 
-def _limits(
-    machine: FakeMachine, mounts: list[str], groups: str, files: dict[str, str]
-) -> Limits:
+def _limits(machine: FakeMachine, mounts: list[str], groups: str, files: dict[str, str]) -> Limits:
     machine.write({"proc/self/mountinfo": "\n".join([ROOT_MOUNT, *mounts])})
     machine.write({"proc/self/cgroup": groups})
     machine.write({f"sys/fs/cgroup/{name}": text for name, text in files.items()})
