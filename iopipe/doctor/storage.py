@@ -241,7 +241,9 @@ def node(here: Patient) -> Finding:
         return _NEAR.ok("a single node")
     if not disks or not gpu_nodes:
         return _NEAR.unknown("the node of the disks or of the GPUs is not known")
-    said = f"{', '.join(f'{disk.name} on node {disk.node}' for disk in disks)}; GPUs on {gpu_nodes}"
+    places = ", ".join(f"{disk.name} on node {disk.node}" for disk in disks)
+    numbers = ", ".join(map(str, sorted(gpu_nodes)))
+    said = f"{places}; GPUs on node {numbers}"
     is_near = all(disk.node in gpu_nodes for disk in disks)
     return _NEAR.ok(said) if is_near else _NEAR.warn(said)
 

@@ -11,7 +11,8 @@ from fakes.tree import ROOT_MOUNT, FakeMachine
 
 from iopipe.doctor import limits
 from iopipe.doctor.finding import Patient
-from iopipe.topology import read_topology
+from iopipe.errors import StorageError
+from iopipe.topology import MemoryPolicy, read_topology
 from iopipe.topology.tree import Tree
 
 _GROUP = "31 27 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
@@ -196,8 +197,6 @@ def test_the_limits_of_this_process_are_those_that_python_sees() -> None:
 def test_a_ring_that_the_kernel_refuses_is_a_warning_that_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from iopipe.errors import StorageError
-
     def refuse(_: int) -> None:
         raise StorageError("cannot set up an io_uring: operation not permitted")
 
@@ -205,3 +204,21 @@ def test_a_ring_that_the_kernel_refuses_is_a_warning_that_says_why(
     found = limits.io_uring(Patient(tree=Tree(), topology=read_topology(), path="/"))
     assert found.verdict == "warn"
     assert "permitted" in found.observed or "io_uring_disabled" in found.observed
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_memory_policies_are_asked_for_where_there_are_several_nodes(
+    is_allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> MemoryPolicy:
+        if not is_allowed:
+            raise StorageError("get_mempolicy failed with EPERM")
+        return MemoryPolicy(mode="default")
+
+    machine = FakeMachine(tmp_path)
+    machine.two_nodes()
+    monkeypatch.setattr(limits, "get_policy", answer)
+    topology = read_topology(root=machine.root)
+    found = limits.memory_policy(Patient(tree=Tree(), topology=topology, path="/"))
+    assert found.verdict == ("ok" if is_allowed else "warn")
+    assert ("default" if is_allowed else "EPERM") in found.observed
