@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import re
 
 from iopipe.doctor.finding import Check, Finding, Patient, Rule
 
@@ -45,7 +46,7 @@ _MALLOC = Rule(
 )
 _FORK = Rule(
     name="process.fork",
-    threshold="RDMAV_FORK_SAFE=1 where there is InfiniBand",
+    threshold="RDMAV_FORK_SAFE=1 where there is InfiniBand and a kernel before 5.12",
     why="workers forked beside RDMA share registered pages, and transfers then hit the wrong copy",
     who="user",
     command="export RDMAV_FORK_SAFE=1, or start workers by spawn or a fork server",
@@ -108,9 +109,13 @@ def malloc(here: Patient) -> Finding:
 
 
 def fork(here: Patient) -> Finding:
+    """Linux 5.12 and later copy such pages when they fork, see ibv_fork_init(3)."""
     cards = here.tree.names("sys/class/infiniband")
     if not cards:
         return _FORK.ok("no InfiniBand")
+    release = re.match(r"(\d+)\.(\d+)", here.text("proc/sys/kernel/osrelease") or "")
+    if release and (int(release[1]), int(release[2])) >= (5, 12):
+        return _FORK.ok(f"{', '.join(cards)}, Linux {release[0]}")
     is_safe = {"RDMAV_FORK_SAFE", "IBV_FORK_SAFE"} & here.environment.keys()
     return (_FORK.ok if is_safe else _FORK.warn)(", ".join(cards))
 

@@ -27,6 +27,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
+    """An NVIDIA GPU that this process may see."""
+
     address: str
     """On the PCI bus, '0000:3b:00.0': lower case, four digits of domain, as sysfs writes it."""
     node: int | None
@@ -36,6 +38,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
+    """A block device with a controller behind it, not a partition."""
+
     name: str
     """As in /sys/block."""
     node: int | None
@@ -45,6 +49,8 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
+    """A network card's port."""
+
     name: str
     node: int | None
     address: str | None
@@ -68,6 +74,8 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
+    """A machine as one process sees it, see `read_topology`."""
+
     nodes: tuple[Node, ...]
     """Online ones by index, which may have holes; empty where the kernel has no NUMA."""
     cores: tuple[tuple[int, ...], ...]

@@ -13,6 +13,7 @@ from iopipe.doctor import process
 
 _JEMALLOC = {"proc/self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/lib/libjemalloc.so.2\n"}
 _GLIBC = {"proc/self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/lib/libc.so.6\n"}
+_INFINIBAND = {"sys/class/infiniband/mlx5_0/node_type": "1: CA\n"}
 _NO_CPUS = {"sys/devices/system/cpu/online": ""}
 _CONF = "PYTORCH_CUDA_ALLOC_CONF"
 
@@ -92,14 +93,26 @@ _CONF = "PYTORCH_CUDA_ALLOC_CONF"
         check=process.fork,
         verdict="warn",
         says="mlx5_0",
-        files={"sys/class/infiniband/mlx5_0/node_type": "1: CA\n"},
+        files=_INFINIBAND,
     ),
     Case(
         check=process.fork,
         verdict="ok",
         says="mlx5_0",
-        files={"sys/class/infiniband/mlx5_0/node_type": "1: CA\n"},
+        files=_INFINIBAND,
         environment={"RDMAV_FORK_SAFE": "1"},
+    ),
+    Case(
+        check=process.fork,
+        verdict="ok",
+        says="mlx5_0, Linux 6.8",
+        files=_INFINIBAND | {"proc/sys/kernel/osrelease": "6.8.0-31-generic\n"},
+    ),
+    Case(
+        check=process.fork,
+        verdict="warn",
+        says="mlx5_0",
+        files=_INFINIBAND | {"proc/sys/kernel/osrelease": "5.4.0\n"},
     ),
     Case(check=process.torch_build, verdict="unknown", says=torch.__version__.split("+")[0]),
     Case(check=process.cpus_per_gpu, verdict="unknown", says="no NVIDIA GPU"),
