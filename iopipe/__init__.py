@@ -57,10 +57,16 @@ if TYPE_CHECKING:
     from iopipe.storage import open_store as open_store
     from iopipe.storage.gds import DeviceRead as DeviceRead
     from iopipe.storage.gds import GdsStore as GdsStore
+    from iopipe.topology import Binding as Binding
+    from iopipe.topology import Topology as Topology
+    from iopipe.topology import apply_binding as apply_binding
+    from iopipe.topology import plan_binding as plan_binding
+    from iopipe.topology import read_topology as read_topology
 
 _HOMES = {
     "ArrowSource": "iopipe.readers",
     "AuditReport": "iopipe.audit",
+    "Binding": "iopipe.topology",
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",
@@ -87,18 +93,22 @@ _HOMES = {
     "StateError": "iopipe.errors",
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
+    "Topology": "iopipe.topology",
     "UringStore": "iopipe.storage",
     "WebDatasetSource": "iopipe.readers",
     "WorkerError": "iopipe.errors",
     "WriteOptions": "iopipe.readers",
     "accelerate_loader": "iopipe.loaders.frameworks",
+    "apply_binding": "iopipe.topology",
     "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
     "mix": "iopipe.loaders.mix",
     "merge_states": "iopipe.progress",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
+    "plan_binding": "iopipe.topology",
     "read": "iopipe.loaders.read",
+    "read_topology": "iopipe.topology",
     "sample_generator": "iopipe.loaders.workers.seeds",
     "verify_dataset": "iopipe.readers",
     "which_loader": "iopipe.loaders.frameworks",

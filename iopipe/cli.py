@@ -70,7 +70,24 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print JSON")
     audit.set_defaults(run=_audit)
     _add_kernels(commands)
+    _add_host(commands)
     return parser
+
+
+def _add_host(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`topology` and `doctor`."""
+    topology = commands.add_parser(
+        "topology", help="show GPUs, nodes, CPUs, disks and cards, and what a run would bind"
+    )
+    topology.add_argument("--workers", type=int, default=4, help="workers of each rank (4)")
+    topology.add_argument("--json", action="store_true", help="print JSON")
+    topology.set_defaults(run=_topology)
+    doctor = commands.add_parser(
+        "doctor", help="look for what would slow a run down; nothing is changed"
+    )
+    doctor.add_argument("path", nargs="?", default=".", help="a file or folder of the data (.)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -150,6 +167,31 @@ def _audit(options: argparse.Namespace) -> int:
     report = iopipe.audit_ledgers(options.ledger, source=source)
     print(audit_json(report) if options.json else audit_text(report, show_all=options.all))
     return 0 if report.is_exact else 1
+
+
+def _topology(options: argparse.Namespace) -> int:
+    from iopipe.report.topology import plans_of, print_topology, topology_json
+    from iopipe.topology import read_topology
+
+    topology = read_topology()
+    plans = plans_of(topology, num_workers=options.workers)
+    if options.json:
+        print(topology_json(topology, plans))
+    else:
+        print_topology(topology, plans)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from iopipe.doctor.examine import examine
+    from iopipe.doctor.show import findings_json, has_failed, print_findings
+
+    findings = examine(options.path)
+    if options.json:
+        print(findings_json(findings))
+    else:
+        print_findings(findings)
+    return 1 if has_failed(findings) else 0
 
 
 def _tune_kernels(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ PACKAGE = Path(iopipe.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 
 CONTRACTS = {"errors", "protocols"}
-LOW = {"draws", "order", "storage", "meter"}
+LOW = {"draws", "order", "storage", "meter", "topology"}
 CORE = (
     CONTRACTS
     | LOW
@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "order": CONTRACTS,
     "storage": CONTRACTS,
     "meter": CONTRACTS,
+    "topology": CONTRACTS,
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
     "description": CONTRACTS | {"binding", "order", "packing", "stages"},
@@ -70,9 +71,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": CONTRACTS | {"packing", "storage"},
     "loaders": CORE | {"readers", "kernels"},
     "jobs": CORE | {"readers"},
+    "doctor": CORE,
     "report": CORE | {"readers"},
     "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
-    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench"},
+    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "doctor"},
 }
 
 
