@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from iopipe.readers import open_source as open_source
     from iopipe.readers import verify_dataset as verify_dataset
     from iopipe.readers import write_arrow as write_arrow
+    from iopipe.report import write_comparison as write_comparison
     from iopipe.report import write_html as write_html
+    from iopipe.report import write_trace as write_trace
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
     from iopipe.storage import DirectStore as DirectStore
@@ -103,7 +105,9 @@ _HOMES = {
     "verify_dataset": "iopipe.readers",
     "which_loader": "iopipe.loaders.frameworks",
     "write_arrow": "iopipe.readers",
+    "write_comparison": "iopipe.report",
     "write_html": "iopipe.report",
+    "write_trace": "iopipe.report",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iopipe.meter.report import EdgeReport, Report, StageReport, Step
-from iopipe.report import write_html
+from iopipe.report import write_comparison
 from iopipe.report.style import CAUSE_COLORS
 
 HOSTILE = "</style><script>alert(1)</script>\"'&"
@@ -69,7 +69,7 @@ def _report(num_steps: int) -> Report:
 
 
 def _page(folder: Path, *sizes: int) -> str:
-    write_html(
+    write_comparison(
         folder / "report.html",
         title=HOSTILE,
         verdict=HOSTILE,
@@ -116,7 +116,7 @@ def test_a_bar_of_several_steps_shows_each_of_their_causes(tmp_path: Path) -> No
         for n in range(1600)
     )
     run = replace(_report(1600), steps=steps)
-    write_html(
+    write_comparison(
         tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
     )
     rects = [a for tag, a in _Parsed((tmp_path / "page.html").read_text()).tags if tag == "rect"]
@@ -130,7 +130,7 @@ def test_a_bar_of_several_steps_shows_each_of_their_causes(tmp_path: Path) -> No
 
 def test_stages_without_queues_are_shown(tmp_path: Path) -> None:
     run = replace(_report(3), edges=())
-    write_html(
+    write_comparison(
         tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
     )
     assert "50 %" in _Parsed((tmp_path / "page.html").read_text()).words
