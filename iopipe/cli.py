@@ -69,8 +69,28 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--all", action="store_true", help="name every missing or double sample")
     audit.add_argument("--json", action="store_true", help="print JSON")
     audit.set_defaults(run=_audit)
+    _add_reports(commands)
     _add_kernels(commands)
     return parser
+
+
+def _add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`report`, `top` and `dashboard`."""
+    report = commands.add_parser("report", help="draw what a profile measured")
+    report.add_argument("file", type=Path, help="a report.json; steps.json lies beside it")
+    report.add_argument("--out", type=Path, help="the page (report.html beside the file)")
+    report.add_argument("--trace", type=Path, help="also a trace, for Perfetto")
+    report.add_argument("--merge", type=Path, help="a trace of torch.profiler to put it into")
+    report.add_argument(
+        "--offset-us", type=float, default=0.0, help="the merged trace's clock less ours (0)"
+    )
+    report.set_defaults(run=_report)
+    top = commands.add_parser("top", help="show what running jobs wait for")
+    top.add_argument("--once", action="store_true", help="print once and leave")
+    top.add_argument("--every", type=float, default=1.0, help="seconds between looks (1)")
+    top.set_defaults(run=_top)
+    dashboard = commands.add_parser("dashboard", help="print a Grafana dashboard")
+    dashboard.set_defaults(run=_dashboard)
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -150,6 +170,37 @@ def _audit(options: argparse.Namespace) -> int:
     report = iopipe.audit_ledgers(options.ledger, source=source)
     print(audit_json(report) if options.json else audit_text(report, show_all=options.all))
     return 0 if report.is_exact else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from iopipe.report.content import read_report
+
+    content, timeline = read_report(options.file)
+    page = options.out or options.file.with_name("report.html")
+    iopipe.write_html(content, timeline, page)
+    print(f"{content.get('verdict', '')}\n{page}")
+    if options.trace is not None:
+        iopipe.write_trace(
+            content, timeline, options.trace, merge=options.merge, offset_us=options.offset_us
+        )
+        print(options.trace)
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from iopipe.report.top import watch
+
+    watch(every_seconds=options.every, once=options.once)
+    return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    import json
+
+    from iopipe.report.grafana import dashboard
+
+    print(json.dumps(dashboard(), indent=1))
+    return 0
 
 
 def _tune_kernels(options: argparse.Namespace) -> int:

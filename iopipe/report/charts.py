@@ -47,7 +47,7 @@ def stages_chart(stages: Sequence[Mapping[str, Any]]) -> str:
             _rect("pale", busy, busy + blocked),
         ]
         label = f"{name}: busy {_percent(busy)}, waits for room {_percent(blocked)}"
-        rows.append(_row(f"{name} × {threads}", label, rects, f"{_percent(busy)} busy"))
+        rows.append(_row(f"{name} x {threads}", label, rects, f"{_percent(busy)} busy"))
     keys = (("key-fill", "busy"), ("key-pale", "waits for room"), ("busy-key", "waits for work"))
     return _bars(rows, keys) if rows else ""
 
@@ -82,7 +82,7 @@ def what_if_chart(changes: Sequence[Mapping[str, Any]], measured: float) -> str:
         ]
         if change.get("bound"):
             rects.append(_tick("bound", min(float(change["bound"]) / highest, 1.0)))
-        gain = f"{rate / measured:.2f}×, " if measured > 0 else ""
+        gain = f"{rate / measured:.2f}x, " if measured > 0 else ""
         value = f"{gain}{rate:,.0f}/s ({low:,.0f} to {high:,.0f})"
         name = str(change["change"])
         rows.append(_row(name, f"{name}: {value}", rects, value))
@@ -125,8 +125,8 @@ def _bars(rows: Iterable[str], keys: Sequence[tuple[str, str]]) -> str:
 
 def _row(name: str, label: str, rects: Sequence[str], value: str) -> str:
     return (
-        f'<span class="name">{escape(name)}</span>{_svg(label, rects)}'
-        f'<span class="value">{escape(value)}</span>'
+        f'<div class="bar"><span class="name">{escape(name)}</span>{_svg(label, rects)}'
+        f'<span class="value">{escape(value)}</span></div>'
     )
 
 

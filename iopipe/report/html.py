@@ -105,7 +105,7 @@ def _steps(timeline: Timeline) -> str:
     return (
         '<div class="head"><h2>Steps over time</h2><div class="buttons">'
         '<button id="in" aria-label="zoom in">+</button>'
-        '<button id="out" aria-label="zoom out">−</button>'
+        '<button id="out" aria-label="zoom out">&minus;</button>'
         '<button id="all">All</button><button id="end">Last steps</button></div></div>'
         '<div class="card">'
         '<canvas id="steps" tabindex="0" role="img" aria-label="step time and idle share over '
@@ -114,8 +114,9 @@ def _steps(timeline: Timeline) -> str:
         '<p id="readout" aria-live="polite"></p>'
         "<noscript>The picture needs the script in this page.</noscript></div>"
         '<p class="note">Above: the time of a step, mean as a line, shortest to longest as a '
-        "band. Below: the share of the time that was idle, by cause. Wheel or pinch to zoom, drag "
-        "to move. The last steps are kept one by one, older ones several together.</p>"
+        "band; red marks at its top are steps beyond the scale. Below: the share of the time that "
+        "was idle, by cause. Wheel or pinch to zoom, drag to move. The last steps are kept one "
+        "by one, older ones several together.</p>"
     )
 
 

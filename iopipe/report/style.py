@@ -115,9 +115,12 @@ canvas:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
 .key-fill { background: var(--accent); } .key-pale { background: var(--accent); opacity: .32; }
 .key-mark { background: var(--ink); width: .15rem !important; }
 .key-bound { background: var(--soft); width: .15rem !important; } .bound { fill: var(--soft); }
-@media (max-width: 32rem) { .bars { grid-template-columns: 1fr max-content; }
-  .bars svg { grid-column: 1 / -1; grid-row: auto; } .bars .name { grid-column: 1; }
-  .bars .value { grid-column: 2; } .bars .row-end { margin-bottom: .35rem; }
+.bar { display: contents; }
+@media (max-width: 32rem) { .bars { grid-template-columns: 1fr; gap: .7rem; }
+  .bar { display: grid; grid-template-columns: 1fr max-content; gap: .2rem .75rem; }
+  .bar svg { grid-row: 2; grid-column: 1 / -1; height: .7rem; }
+  .bar .name { grid-row: 1; grid-column: 1; }
+  .bar .value { grid-row: 1; grid-column: 2; font-size: .825rem; }
   #steps { height: 15rem; } .card { padding: .85rem .8rem; } dl { grid-template-columns: 1fr; }
   dd { margin: 0 0 .4rem; } }
 """

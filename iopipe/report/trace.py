@@ -45,7 +45,11 @@ def write_trace(
     """
     content, timeline = content_of(report), timeline_of(history)
     base = _merged(Path(merge)) if merge is not None else {"traceEvents": []}
-    ours = [*_names(content), *_bucket_events(timeline, offset_us), *_stages(content, timeline, offset_us)]
+    ours = [
+        *_names(content),
+        *_bucket_events(timeline, offset_us),
+        *_stages(content, timeline, offset_us),
+    ]
     trace = {
         **base,
         "traceEvents": [*base["traceEvents"], *ours],
@@ -97,7 +101,7 @@ def _bucket_events(timeline: Timeline, offset_us: float) -> Iterator[Event]:
         first += count
 
 
-def _idle_events(idle: Mapping[str, int], start_us: float, length_us: float) -> Iterator[Event]:
+def _idle_events(idle: dict[str, int], start_us: float, length_us: float) -> Iterator[Event]:
     end_us = {track: start_us + length_us for track in (_STALLS, _COPIES, _HOST)}
     for cause in reversed(idle):
         tracks = [_HOST if cause in OWN_CAUSES else _STALLS]
