@@ -175,6 +175,8 @@ def _audit(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from iopipe.report.content import read_report
 
+    if options.merge is not None and options.trace is None:
+        raise iopipe.PipelineError("--merge needs --trace: where the merged trace goes")
     content, timeline = read_report(options.file)
     page = options.out or options.file.with_name("report.html")
     iopipe.write_html(content, timeline, page)

@@ -32,9 +32,7 @@ def runtime_folder() -> Path:
     Specification).  `PipelineError` where others own it or may write there.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
-    folder = (
-        Path(base, "iopipe") if base else Path(tempfile.gettempdir(), f"iopipe-{os.getuid()}")
-    )
+    folder = Path(base, "iopipe") if base else Path(tempfile.gettempdir(), f"iopipe-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -25,8 +25,7 @@ CAUSE_COLORS: Mapping[str, str] = {
 are pale: they are idle time that is not the input's."""
 
 _SWATCHES = "".join(
-    f".c-{name} {{ background: {color}; fill: {color}; }}\n"
-    for name, color in CAUSE_COLORS.items()
+    f".c-{name} {{ background: {color}; fill: {color}; }}\n" for name, color in CAUSE_COLORS.items()
 )
 
 CSS = (

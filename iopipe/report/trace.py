@@ -112,9 +112,7 @@ def _idle_events(idle: dict[str, int], start_us: float, length_us: float) -> Ite
             end_us[track] = begin_us
 
 
-def _stages(
-    content: Mapping[str, Any], timeline: Timeline, offset_us: float
-) -> Iterator[Event]:
+def _stages(content: Mapping[str, Any], timeline: Timeline, offset_us: float) -> Iterator[Event]:
     """What a report knows of a stage is of the whole run: one event, with its shares."""
     if not timeline.num_steps:
         return
