@@ -13,43 +13,44 @@ from iopipe.report.content import Reported
 from iopipe.report.live import Content, Live, Output
 from iopipe.report.metrics import scalars_of
 
-try:
-    from lightning.pytorch.callbacks import Callback
-except ImportError as error:
-    raise MissingDependency(
-        "iopipe.report.lightning needs lightning: pip install 'iopipe[lightning]'"
-    ) from error
 
+def meter_callback(
+    report: Callable[[], Reported | Content],
+    *,
+    outputs: Sequence[Output] = (),
+    every_seconds: float = 10.0,
+) -> Any:
+    """A `lightning.pytorch.Callback` that calls `Live.step` after each training batch.
 
-class MeterCallback(Callback):
-    """Calls `Live.step` after each training batch and logs the scalars at Lightning's step.
-
-    `report` is a meter's or a run's; `outputs` are closed when the training is over, also
-    by an exception.
+    `report` is a meter's or a run's; its scalars go to the trainer's loggers at the trainer's
+    step.  `outputs` are closed when training ends, also by an exception.
+    `MissingDependency` without Lightning.
     """
+    try:
+        from lightning.pytorch.callbacks import Callback
+    except ImportError as error:
+        raise MissingDependency(
+            "iopipe.report.lightning needs lightning: pip install 'iopipe[lightning]'"
+        ) from error
+    loggers = _Loggers()
+    live = Live(report, [*outputs, loggers], every_seconds=every_seconds)
 
-    def __init__(
-        self,
-        report: Callable[[], Reported | Content],
-        *,
-        outputs: Sequence[Output] = (),
-        every_seconds: float = 10.0,
-    ) -> None:
-        super().__init__()
-        self._loggers = _Loggers()
-        self._live = Live(report, [*outputs, self._loggers], every_seconds=every_seconds)
+    class MeterCallback(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+            loggers.trainer = trainer
+            live.step()
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
-        self._loggers.trainer = trainer
-        self._live.step()
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            loggers.trainer = trainer
+            try:
+                live.show()
+            finally:
+                live.close()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._loggers.trainer = trainer
-        self._live.show()
-        self._live.close()
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            live.close()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._live.close()
+    return MeterCallback()
 
 
 class _Loggers:
