@@ -56,11 +56,14 @@ def _parsed(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         assert match["name"] in kinds
         assert match["name"].endswith("_total") == (kinds[match["name"]] == "counter")
         raw = PAIR.findall(match["labels"] or "")
-        unescaped = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
-        labels = tuple((k, re.sub(r"\\.", lambda m: unescaped[m[0]], v)) for k, v in raw)
+        labels = tuple((key, re.sub(r"\\.", _unescaped, value)) for key, value in raw)
         assert (match["name"], labels) not in found
         found[match["name"], labels] = float(match["value"])
     return found
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return {r"\\": "\\", r"\"": '"', r"\n": "\n"}[match[0]]
 
 
 def _content(**changes: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_tracks_hold_all_time_and_never_overlap(tmp_path: Path, num_steps: int) 
     assert {"steps", "input stalls", "copies", "host", "stage read"} <= set(tracks)
     for events in tracks.values():
         ordered = sorted(events, key=lambda e: float(e["ts"]))
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in itertools.pairwise(ordered):
             assert one["ts"] + one["dur"] <= other["ts"] + 1e-3
     assert len(tracks["steps"]) == len(timeline.counts)
     totals = dict(zip(timeline.causes, timeline.sums[:, 1:].sum(axis=0) / 1e3, strict=True))
