@@ -81,7 +81,8 @@ class History:
         self._stalling = [name not in OWN_CAUSES for name in self.causes]
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
+    @property
+    def num_steps(self) -> int:
         """Steps added."""
         with self._lock:
             return self._num_rows + self._buckets.num_steps

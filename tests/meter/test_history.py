@@ -54,7 +54,7 @@ def test_buckets_are_what_a_list_of_steps_gives(
     history = _filled(steps, num_recent=num_recent, num_buckets=num_buckets)
     timeline = history.timeline()
     table = _table(steps)
-    assert len(history) == timeline.num_steps == len(steps)
+    assert history.num_steps == timeline.num_steps == len(steps)
     first = 0
     for n, count in enumerate(timeline.counts.tolist()):
         part, rows = steps[first : first + count], table[first : first + count]
@@ -141,6 +141,10 @@ def test_a_file_of_another_shape_is_refused(change: dict[str, Any]) -> None:
     Timeline.from_json(content)
     with pytest.raises(DataError, match="steps"):
         Timeline.from_json({**content, **change})
+
+
+def test_an_empty_history_is_not_false() -> None:
+    assert History(), "who asks whether there is one must not lose the first step"
 
 
 def test_an_unknown_cause_is_named() -> None:
