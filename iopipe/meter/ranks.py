@@ -1,0 +1,153 @@
+"""Whose input held up all the others: stalls of every rank, step by step.
+
+Stands beside the meter of each rank.  Invariant: nobody waits for an answer; a step costs the
+job what its slowest rank lost, once, however many ranks waited for it.
+
+A rank that waits for another one waits inside a collective, where its stream is busy: it sees
+no stall of its own.  Only the rank that starves does, so per step the largest one is charged.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from iopipe.protocols import Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankStalls:
+    """Over the steps that all ranks have told of."""
+
+    num_steps: int
+    stall_seconds: tuple[float, ...]
+    """Of each rank by itself."""
+    charged_seconds: tuple[float, ...]
+    """What each rank cost the job: its stall in the steps where it was the largest, ties to
+    the lower rank."""
+
+    @property
+    def straggler(self) -> int:
+        """The rank that cost most."""
+        return int(np.argmax(self.charged_seconds))
+
+    @property
+    def lost_seconds(self) -> float:
+        """What the stalls of all ranks together cost the job."""
+        return sum(self.charged_seconds)
+
+    def __str__(self) -> str:
+        rank = self.straggler
+        lost = self.lost_seconds
+        share = self.charged_seconds[rank] / lost if lost else 0.0
+        return (
+            f"rank {rank} is the straggler: {self.charged_seconds[rank]:.2f} s of the "
+            f"{lost:.2f} s that starved ranks cost the job ({100 * share:.0f} %)"
+        )
+
+
+class Gather(Protocol):
+    """One exchange under way."""
+
+    def done(self) -> bool: ...
+
+    def answer(self) -> Int64Array:
+        """[ranks, steps]; only when it is done."""
+        ...
+
+
+class Exchange(Protocol):
+    """Sends this rank's numbers to all others, in the background."""
+
+    def start(self, stalls_ns: Sequence[int]) -> Gather: ...
+
+
+class TorchExchange:
+    """All-gather over a process group of its own, on the CPU (gloo): beside the training's
+    collectives, in no order with them.  Every rank makes one, at the same place."""
+
+    def __init__(self) -> None:
+        import torch.distributed as distributed
+
+        self._distributed: Any = distributed
+        self._group = distributed.new_group(backend="gloo")
+        self._world = distributed.get_world_size()
+
+    def start(self, stalls_ns: Sequence[int]) -> Gather:
+        import torch
+
+        mine = torch.tensor(list(stalls_ns), dtype=torch.int64)
+        answers = [torch.zeros_like(mine) for _ in range(self._world)]
+        work = self._distributed.all_gather(answers, mine, group=self._group, async_op=True)
+        return _TorchGather(work, answers, mine)
+
+
+@dataclass(frozen=True, slots=True)
+class _TorchGather:
+    work: Any
+    answers: list[Any]
+    mine: Any
+    """Kept alive: the background reads from it."""
+
+    def done(self) -> bool:
+        return bool(self.work.is_completed())
+
+    def answer(self) -> Int64Array:
+        self.work.wait()  # done already; raises what went wrong
+        return np.stack([answer.numpy() for answer in self.answers])
+
+
+class RankMeter:
+    """Collects the stalls of this rank and exchanges them every `interval` steps.
+
+    Every rank adds the same number of steps, as every data-parallel loop does.  A rank that
+    stops early leaves the last exchange unanswered; it is then left out.
+    """
+
+    def __init__(self, exchange: Exchange, *, interval: int = 100) -> None:
+        """`ValueError` where `interval` is below 1."""
+        if interval < 1:
+            raise ValueError(f"interval is {interval}: give at least 1 step")
+        self._exchange = exchange
+        self._interval = interval
+        self._collected: list[int] = []
+        self._pending: deque[Gather] = deque()
+        self._stalls_ns: Int64Array = np.zeros(0, np.int64)
+        self._charged_ns: Int64Array = np.zeros(0, np.int64)
+        self._num_steps = 0
+
+    def add(self, stall_ns: int) -> None:
+        """One step of this rank; never waits."""
+        self._collected.append(stall_ns)
+        if len(self._collected) == self._interval:
+            self._pending.append(self._exchange.start(self._collected))
+            self._collected = []
+        self._harvest()
+
+    def report(self) -> RankStalls | None:
+        """Over the exchanges that have come back; None before the first."""
+        self._harvest()
+        if not self._num_steps:
+            return None
+        return RankStalls(
+            num_steps=self._num_steps,
+            stall_seconds=tuple((self._stalls_ns / 1e9).tolist()),
+            charged_seconds=tuple((self._charged_ns / 1e9).tolist()),
+        )
+
+    def _harvest(self) -> None:
+        while self._pending and self._pending[0].done():
+            self._charge(self._pending.popleft().answer())
+
+    def _charge(self, stalls_ns: Int64Array) -> None:
+        """`stalls_ns` [ranks, steps]"""
+        if not self._num_steps:
+            self._stalls_ns = np.zeros(len(stalls_ns), np.int64)
+            self._charged_ns = np.zeros(len(stalls_ns), np.int64)
+        self._num_steps += stalls_ns.shape[1]
+        self._stalls_ns += stalls_ns.sum(axis=1)
+        np.add.at(self._charged_ns, np.argmax(stalls_ns, axis=0), stalls_ns.max(axis=0))
