@@ -69,7 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print JSON")
     audit.set_defaults(run=_audit)
     _add_kernels(commands)
+    _add_profile(commands)
     return parser
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    profile = commands.add_parser(
+        "profile", help="say what the training step of an unmodified script waits for"
+    )
+    profile.add_argument("--steps", type=int, help="measure so many batches only")
+    profile.add_argument("--out", type=Path, default=Path("iopipe-profile"), help="where files go")
+    profile.add_argument("script", nargs=argparse.REMAINDER, metavar="-- python train.py ...")
+    profile.set_defaults(run=_profile)
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,6 +101,16 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from iopipe.profile.command import profile
+
+    script = options.script[1:] if options.script[:1] == ["--"] else options.script
+    result = profile(script, out=options.out, steps=options.steps)
+    print(result.text)
+    print(f"written to {options.out / 'report.json'}")
+    return result.exit_code if result.exit_code >= 0 else 128 - result.exit_code
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -67,8 +67,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loaders": CORE | {"readers", "kernels"},
     "jobs": CORE | {"readers"},
     "report": CORE | {"readers"},
+    "profile": CONTRACTS | {"meter", "report"},
     "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
-    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench"},
+    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "profile"},
 }
 
 

@@ -40,7 +40,7 @@ class LoaderModel:
     stages: tuple[StageModel, ...]
     window: int | None = None
     """A batch is begun when the one that came so many before was handed over; None: any time.
-    torch's loader has workers times prefetch factor."""
+    0: when it is asked for.  torch's loader has workers times prefetch factor."""
 
     def services(self, steps: Sequence[RecordedStep]) -> list[list[dict[str, int]]]:
         """[stage][batch]: nanoseconds of work for each cause."""
@@ -71,16 +71,21 @@ def model_of_run(stages: Sequence[StageReport], edges: Sequence[EdgeReport]) -> 
 
 
 def model_of_workers(num_workers: int, prefetch_factor: int) -> LoaderModel:
-    """torch's DataLoader with worker processes, whose spans are named 'worker'."""
-    worker = StageModel(name="worker", threads=num_workers, in_turn=True)
+    """torch's DataLoader, whose spans are named 'worker'; 0 workers: batches are made in the
+    loop, when they are asked for."""
+    worker = StageModel(name="worker", threads=max(1, num_workers), in_turn=True)
     return LoaderModel(stages=(worker,), window=num_workers * prefetch_factor)
 
 
 class Production:
     """One replayed pass of batches through the stages; `ready` must be asked in order."""
 
-    def __init__(self, model: LoaderModel, services: Sequence[Service]) -> None:
-        """`services`: one a stage of the model, each with one number a batch."""
+    def __init__(
+        self, model: LoaderModel, services: Sequence[Service], *, travel_ns: int = 0
+    ) -> None:
+        """`services`: one a stage of the model, each with one number a batch; `travel_ns`: from
+        the last stage to the loop."""
+        self._travel_ns = travel_ns
         self._model = model
         self._lines = [_Line(stage, times) for stage, times in zip(
             map(_by_batch, model.stages), services, strict=True
@@ -92,12 +97,14 @@ class Production:
         self._release(number)
         left = 0
         window = self._model.window
-        if window is not None and number >= window:
+        if window == 0:
+            left = ask
+        elif window is not None and number >= window:
             left = self._taken[number - window]
         for place, line in enumerate(self._lines):
             behind = self._lines[place + 1].starts if place + 1 < len(self._lines) else self._taken
             left = line.work(number, left, behind)
-        self._taken.append(max(ask, left))
+        self._taken.append(max(ask, left + self._travel_ns))
         return self._taken[-1]
 
     def _release(self, number: int) -> None:
@@ -120,7 +127,8 @@ class _Line:
         stage = self._stage
         turn = number % stage.threads
         free = self._free[turn] if stage.in_turn else self._free[0]
-        start = max(arrived, free)
+        in_order = self.starts[-1] if self.starts and not stage.in_turn else 0
+        start = max(arrived, free, in_order)
         left = start + self._service[number] // stage.chunks
         if stage.room is not None and number >= stage.room:
             left = max(left, behind[number - stage.room])

@@ -50,6 +50,26 @@ class RankStalls:
         )
 
 
+def charge(stalls_ns: Int64Array) -> RankStalls:
+    """`stalls_ns` [ranks, steps]: what each rank stood idle for its input in each step."""
+    return _stalls(stalls_ns.shape[1], *_totals(stalls_ns))
+
+
+def _totals(stalls_ns: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """[ranks]: what each lost, and what each cost."""
+    charged = np.zeros(len(stalls_ns), np.int64)
+    np.add.at(charged, np.argmax(stalls_ns, axis=0), stalls_ns.max(axis=0))
+    return stalls_ns.sum(axis=1), charged
+
+
+def _stalls(num_steps: int, lost_ns: Int64Array, charged_ns: Int64Array) -> RankStalls:
+    return RankStalls(
+        num_steps=num_steps,
+        stall_seconds=tuple((lost_ns / 1e9).tolist()),
+        charged_seconds=tuple((charged_ns / 1e9).tolist()),
+    )
+
+
 class Gather(Protocol):
     """One exchange under way."""
 
@@ -116,8 +136,8 @@ class RankMeter:
         self._interval = interval
         self._collected: list[int] = []
         self._pending: deque[Gather] = deque()
-        self._stalls_ns: Int64Array = np.zeros(0, np.int64)
-        self._charged_ns: Int64Array = np.zeros(0, np.int64)
+        self._lost_ns: Int64Array = np.zeros(1, np.int64)
+        self._charged_ns: Int64Array = np.zeros(1, np.int64)
         self._num_steps = 0
 
     def add(self, stall_ns: int) -> None:
@@ -133,21 +153,12 @@ class RankMeter:
         self._harvest()
         if not self._num_steps:
             return None
-        return RankStalls(
-            num_steps=self._num_steps,
-            stall_seconds=tuple((self._stalls_ns / 1e9).tolist()),
-            charged_seconds=tuple((self._charged_ns / 1e9).tolist()),
-        )
+        return _stalls(self._num_steps, self._lost_ns, self._charged_ns)
 
     def _harvest(self) -> None:
         while self._pending and self._pending[0].done():
-            self._charge(self._pending.popleft().answer())
-
-    def _charge(self, stalls_ns: Int64Array) -> None:
-        """`stalls_ns` [ranks, steps]"""
-        if not self._num_steps:
-            self._stalls_ns = np.zeros(len(stalls_ns), np.int64)
-            self._charged_ns = np.zeros(len(stalls_ns), np.int64)
-        self._num_steps += stalls_ns.shape[1]
-        self._stalls_ns += stalls_ns.sum(axis=1)
-        np.add.at(self._charged_ns, np.argmax(stalls_ns, axis=0), stalls_ns.max(axis=0))
+            stalls_ns = self._pending.popleft().answer()
+            lost_ns, charged_ns = _totals(stalls_ns)
+            self._num_steps += stalls_ns.shape[1]
+            self._lost_ns = self._lost_ns + lost_ns
+            self._charged_ns = self._charged_ns + charged_ns

@@ -32,9 +32,14 @@ class RecordedStep:
     """On the host's clock, from the hand-off to the request for the next batch."""
     after_ns: int
     """The stream stood idle between its last kernel and that request."""
-    is_dry: bool
-    """The stream had nothing left to do at that request: the host waited for it, or is the
-    slower of the two."""
+    steps_ahead: int
+    """Whole steps, this one included, that the stream had not ended at that request.  0: it
+    had nothing left to do: the host waited for it, or is the slower of the two."""
+    since_ns: int
+    """At that request, since the end of the latest step that the stream had ended."""
+    travel_ns: int
+    """From the end of the last span to the hand-off; where the batch was waited for, what its
+    way from the last stage to the loop took."""
     num_samples: int
     spans: tuple[Span, ...]
     """What was done to the batch before it was handed over."""

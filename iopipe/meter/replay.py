@@ -11,6 +11,9 @@ Of step i, with `ask` the request for its batch, `free` the end of the work befo
     next ask = end + after    where the stream ran dry
                handed + host  where the host ran ahead
 
+A host that is several steps ahead is held back by the stream: CUDA takes only so many launches
+at a time.  It then asks when an earlier step ends, if that is sooner.
+
 Such recurrences are linear in the max-plus algebra (Baccelli, Cohen, Olsder, Quadrat,
 "Synchronization and Linearity", 1992).
 """
@@ -36,9 +39,19 @@ def replay(
         handed = ready(number, ask)
         copy_ns = step.copy_ns if with_copies else 0
         free = max(free, handed + copy_ns + step.launch_ns) + step.device_ns
-        ask = free + step.after_ns if step.is_dry else handed + step.host_ns
-        moments.append((ask, free))
+        moments.append((_next_ask(step, handed, free, moments), free))
+        ask = moments[-1][0]
     return moments
+
+
+def _next_ask(step: RecordedStep, handed: int, end: int, moments: Sequence[tuple[int, int]]) -> int:
+    ahead = step.steps_ahead
+    if ahead == 0:
+        return end + step.after_ns
+    if ahead == 1 or ahead > len(moments):
+        return handed + step.host_ns
+    held_until = max(handed, moments[-ahead][1] + step.since_ns)
+    return min(handed + step.host_ns, held_until)
 
 
 def recoverable_ns(steps: Sequence[RecordedStep]) -> int:

@@ -25,6 +25,8 @@ _IDLE_NS = 20_000
 """A wait above this was idle time: two events back to back on a busy stream lie 1-2 us
 apart."""
 
+_MAX_AHEAD = 32
+"""Steps; a host that is further ahead is held back by one of these all the same."""
 _MERGED_STEPS = 1024
 """A replay covers so many steps at once; its result is added to the others'."""
 
@@ -93,6 +95,7 @@ class Tally:
         self._before: _Handoff | None = None
         self._unreplayed: list[RecordedStep] = []
         self._recoverable_ns = 0
+        self._ends_ns: deque[int] = deque(maxlen=_MAX_AHEAD)
         self._run_ahead = RunAhead()
         self._leads_ns: deque[int] = deque(maxlen=max_steps)
         self.steps: deque[Step] = deque(maxlen=max_steps)
@@ -121,7 +124,9 @@ class Tally:
         _charge(causes, lap.device_cause, device_ns)
         _charge(causes, "h2d", step.moved_ns)
         lead_ns = self._lead_ns(lap, before_ns, host_ns)
-        self._record(lap, step, is_dry=lead_ns < _IDLE_NS)
+        request_ns = self.wall_ns + before_ns
+        self._ends_ns.append(request_ns - step.after_ns)
+        self._record(lap, step, asked_ns=request_ns - (lead_ns if lead_ns >= _IDLE_NS else 0))
         if lap.is_step:
             self._leads_ns.append(lead_ns)
             self._add_step(before_ns + host_ns + device_ns, causes, step)
@@ -166,10 +171,13 @@ class Tally:
             after_ns=elapsed_ns(end, lap.request),
         )
 
-    def _record(self, lap: Lap, step: _Step, *, is_dry: bool) -> None:
+    def _record(self, lap: Lap, step: _Step, *, asked_ns: int) -> None:
+        """`asked_ns`: the request, where the stream was then."""
         before = self._before
         if before is None:
             return
+        ahead = sum(end_ns > asked_ns for end_ns in self._ends_ns)
+        since_ns = asked_ns - self._ends_ns[-1 - ahead] if ahead < len(self._ends_ns) else 0
         recorded = RecordedStep(
             wait_ns=before.wait_ns,
             copy_ns=before.copy_ns + step.moved_ns,
@@ -177,7 +185,9 @@ class Tally:
             device_ns=step.busy_ns,
             host_ns=lap.request_ns - before.handed_ns,
             after_ns=step.after_ns,
-            is_dry=is_dry or step.after_ns > 0,
+            steps_ahead=ahead,
+            since_ns=since_ns,
+            travel_ns=max(0, before.handed_ns - before.spans[-1].end_ns) if before.spans else 0,
             num_samples=lap.num_samples,
             spans=before.spans,
         )

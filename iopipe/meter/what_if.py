@@ -8,6 +8,7 @@ number lies above it.
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,10 @@ from iopipe.meter.report import WhatIf
 
 _NUM_RESAMPLES = 200
 _NUM_BLOCKS = 24
+_PREFETCH = 2
+"""torch's own, for each worker."""
+_WAITED_NS = 100_000
+"""A batch that was there at the request takes less, unless it is large and unpacked then."""
 _MIN_STEPS = 48
 """Two steps a block; with less there is no spread to speak of."""
 _DISTURBANCE = 0.03
@@ -139,8 +144,15 @@ def _laps(
     steps: Sequence[RecordedStep], model: LoaderModel, services: list[list[dict[str, int]]]
 ) -> list[int]:
     times = [[sum(parts.values()) for parts in stage] for stage in services]
-    ends = [end for _, end in replay(steps, Production(model, times).ready)]
+    production = Production(model, times, travel_ns=_travel_ns(steps))
+    ends = [end for _, end in replay(steps, production.ready)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _travel_ns(steps: Sequence[RecordedStep]) -> int:
+    """Of a batch that was waited for, as a rule; a faster loader does not shorten it."""
+    travels = [step.travel_ns for step in steps if step.wait_ns > _WAITED_NS]
+    return round(statistics.median(travels)) if travels else 0
 
 
 def _lap_ns(step: RecordedStep) -> int:
@@ -178,6 +190,8 @@ def _changed(
     window = model.window
     if window is not None:
         window = window * stages[0].threads // model.stages[0].threads
+    if window == 0 and change.threads:
+        window = _PREFETCH * stages[0].threads  # workers in place of the loop's own thread
     if change.depth is not None and window is not None:
         window = max(window, change.depth * stages[0].threads)
     elif change.depth is not None:

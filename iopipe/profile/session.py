@@ -1,0 +1,173 @@
+"""The measurement of one process: which loader, which clock, and where the result goes.
+
+Stands between torch's hooks and the meter.  Invariant: one meter a loader; the loader whose
+loop took longest is the one that is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from iopipe.meter.cores import usable_cores
+from iopipe.meter.events import CudaEvents, HostEvents
+from iopipe.meter.loader_model import model_of_workers
+from iopipe.meter.meter import Meter, num_samples_of
+from iopipe.meter.report import Report
+from iopipe.meter.spans import Span
+from iopipe.meter.what_if import Limits
+from iopipe.profile.fetches import TimedBatch
+from iopipe.protocols import Events
+
+MAX_STEPS = 100_000
+
+
+@dataclass(slots=True)
+class Watched:
+    """One loader and what is known of its iterations."""
+
+    meter: Meter
+    num_workers: int
+    prefetch_factor: int
+    num_steps: int = 0
+    worker_cpu_ns: int = 0
+    is_over: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """What this process measures; `events` chooses the clock when the first batch is asked."""
+
+    folder: Path
+    max_steps: int | None
+    events: Callable[[], Events]
+    loaders: weakref.WeakKeyDictionary[Any, Watched] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    kept: list[Watched] = field(default_factory=list)
+    """All of them: a loader may be gone before its numbers are wanted."""
+    current: Meter | None = None
+    """Of the loader that handed over the latest batch: marks are made there."""
+    is_written: bool = False
+
+    def begins(self, loader: Any) -> Watched:
+        """`loader` is iterated; an earlier iteration of it that was left is over."""
+        watched = self.loaders.get(loader)
+        if watched is None:
+            meter = Meter(self.events(), max_steps=MAX_STEPS)
+            watched = Watched(meter, loader.num_workers, loader.prefetch_factor or 2)
+            self.loaders[loader] = watched
+            self.kept.append(watched)
+        elif not watched.is_over:
+            watched.meter.finish()
+        return watched
+
+    def next_batch(self, watched: Watched, get: Callable[[], Any]) -> Any:
+        """What `get` gives, measured while there are steps left to measure."""
+        if watched.is_over:
+            return _unwrapped(get())
+        watched.meter.enter()
+        try:
+            item = get()
+        except StopIteration:
+            watched.meter.finish()
+            raise
+        spans: tuple[Span, ...] = ()
+        if isinstance(item, TimedBatch):
+            item, spans = self._opened(watched, item)
+        watched.meter.handoff(spans=spans, num_samples=num_samples_of(item))
+        self.current = watched.meter
+        watched.num_steps += 1
+        if watched.num_steps == self.max_steps:
+            self._ends(watched)
+        return item
+
+    def mark_step(self) -> None:
+        if self.current is not None:
+            self.current.step()
+
+    def mark_move(self) -> None:
+        if self.current is not None:
+            self.current.moved()
+
+    def mark_begin(self) -> None:
+        if self.current is not None:
+            self.current.begin()
+
+    def write(self) -> None:
+        """Leave what was measured in the folder; once, and nothing where nothing was."""
+        main = max(self.kept, key=lambda one: one.meter.report().wall_seconds, default=None)
+        if self.is_written or main is None or not main.num_steps:
+            return
+        self.is_written = True
+        main.meter.finish()
+        report = report_of(main)
+        content = {
+            "rank": int(os.environ.get("RANK", "0")),
+            "report": report.to_json(),
+            "stalls_ns": [step.stall_ns for step in report.steps],
+            "text": str(report),
+        }
+        target = self.folder / f"measured-{os.getpid()}.json"
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, target)
+
+    def _opened(self, watched: Watched, item: TimedBatch) -> tuple[Any, tuple[Span, ...]]:
+        watched.worker_cpu_ns += item.cpu_ns if watched.num_workers else 0
+        return item.batch, item.spans
+
+    def _ends(self, watched: Watched) -> None:
+        watched.is_over = True
+        self.current = None
+        self.write()
+
+
+def report_of(watched: Watched) -> Report:
+    """With predictions, and the environment."""
+    cpu = watched.meter.report()
+    taken = cpu.cpu_seconds + watched.worker_cpu_ns / 1e9
+    limits = Limits(
+        cores=usable_cores(),
+        cpu_seconds_per_sample=taken / cpu.num_samples if cpu.num_samples else 0.0,
+    )
+    model = model_of_workers(watched.num_workers, watched.prefetch_factor)
+    report = watched.meter.report(model=model, limits=limits)
+    return replace(report, environment=_environment(watched))
+
+
+def clock_of_training() -> Events:
+    """CUDA's where the process has begun to use it, else the host's."""
+    torch = sys.modules["torch"]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return CudaEvents("cuda")
+    return HostEvents()
+
+
+def _unwrapped(item: Any) -> Any:
+    return item.batch if isinstance(item, TimedBatch) else item
+
+
+def _environment(watched: Watched) -> dict[str, str]:
+    torch = sys.modules["torch"]
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cores": f"{usable_cores():g}",
+        "workers": str(watched.num_workers),
+        "prefetch factor": str(watched.prefetch_factor),
+        "threads of torch": str(torch.get_num_threads()),
+    }
+
+
+def merged(measured: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The stalls of all ranks over the steps that all of them measured."""
+    fewest = min(len(one["stalls_ns"]) for one in measured)
+    return [one["stalls_ns"][:fewest] for one in measured]
