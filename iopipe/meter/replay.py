@@ -34,7 +34,7 @@ def replay(
     """(request for the next batch, end of the kernels) of every step, in nanoseconds from the
     request for the first batch, as `ready` and, without copies, immediate bytes would have it."""
     ask = free = 0
-    moments = []
+    moments: list[tuple[int, int]] = []
     for number, step in enumerate(steps):
         handed = ready(number, ask)
         copy_ns = step.copy_ns if with_copies else 0

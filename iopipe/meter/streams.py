@@ -25,7 +25,8 @@ class JointEvents:
         stream 1 busy until 30, stream 2 until 50, host asks at 10, hands over at 70:
         marks (30, 50) and (70, 70); latest to latest is 20, when both stood idle
 
-    The first stream is the one that is made to wait for a batch.
+    The first stream is the one that is made to wait for a batch; what a further one does with
+    something else while the first waits for bytes is not seen.
     """
 
     def __init__(self, streams: Sequence[Events]) -> None:
