@@ -243,7 +243,7 @@ def _prediction(
     capped = _capped(ceiling)
     low = min(rates.low, ceiling * (1 - 2 * _DISTURBANCE))
     if change.is_estimate:
-        low = min(low, now)
+        low = min(low, now * (1 - _DISTURBANCE))
     return WhatIf(
         change=change.name,
         samples_per_second=capped(rates.mean),
