@@ -81,10 +81,16 @@ class Production:
     """One replayed pass of batches through the stages; `ready` must be asked in order."""
 
     def __init__(
-        self, model: LoaderModel, services: Sequence[Service], *, travel_ns: int = 0
+        self,
+        model: LoaderModel,
+        services: Sequence[Service],
+        *,
+        travel_ns: int = 0,
+        take_ns: int = 0,
     ) -> None:
         """`services`: one a stage of the model, each with one number a batch; `travel_ns`: from
-        the last stage to the loop."""
+        the last stage to the loop, `take_ns`: what the loop itself has to do."""
+        self._take_ns = take_ns
         self._travel_ns = travel_ns
         self._model = model
         self._lines = [_Line(stage, times) for stage, times in zip(
@@ -104,7 +110,7 @@ class Production:
         for place, line in enumerate(self._lines):
             behind = self._lines[place + 1].starts if place + 1 < len(self._lines) else self._taken
             left = line.work(number, left, behind)
-        self._taken.append(max(ask, left + self._travel_ns))
+        self._taken.append(max(ask + self._take_ns, left + self._travel_ns))
         return self._taken[-1]
 
     def _release(self, number: int) -> None:

@@ -139,10 +139,12 @@ class Meter:
         ready: Event | None = None,
         device_cause: Cause = "h2d",
         num_samples: int = 0,
+        take_ns: int = 0,
     ) -> None:
         """The batch is handed over; the stream is made to wait for `ready`.
 
-        `spans` tell what was done to it and when, `device_cause` what `ready` comes after.
+        `spans` tell what was done to it and when, `device_cause` what `ready` comes after,
+        `take_ns` what the loop itself had to do to take it over.
         """
         if self._request is None:
             raise RuntimeError("handoff comes after enter")
@@ -155,7 +157,15 @@ class Meter:
         kind: Kind = "step"
         if self._origin is None:
             kind = "again" if self._is_open else "first"
-        self._add_lap(kind, self._request, (handed, handed_ns), arrived, spans, device_cause)
+        self._add_lap(
+            kind,
+            self._request,
+            (handed, handed_ns),
+            arrived,
+            spans=tuple(spans),
+            device_cause=device_cause,
+            take_ns=take_ns,
+        )
         self._is_open = True
         self._origin, self._num_samples = arrived, num_samples
 
@@ -163,7 +173,7 @@ class Meter:
         """There is no next batch; ends the last step.  Idempotent."""
         if self._origin is not None:
             request = self._asked()
-            self._add_lap("last", request, request, request[0], ())
+            self._add_lap("last", request, request, request[0])
         self._origin = self._request = None
         self._cpu_ns, self._cpu_since_ns = self._cpu_now_ns(), None
         self._harvest()
@@ -237,8 +247,10 @@ class Meter:
         request: Mark,
         handed: Mark,
         ready: Event,
-        spans: Sequence[Span],
+        *,
+        spans: tuple[Span, ...] = (),
         device_cause: Cause = "h2d",
+        take_ns: int = 0,
     ) -> None:
         self._pending.append(
             Lap(
@@ -252,8 +264,9 @@ class Meter:
                 ready=ready,
                 request_ns=request[1],
                 handed_ns=handed[1],
-                spans=tuple(spans),
+                spans=spans,
                 device_cause=device_cause,
+                take_ns=take_ns,
                 num_samples=self._num_samples,
             )
         )

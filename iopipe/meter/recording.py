@@ -40,6 +40,8 @@ class RecordedStep:
     travel_ns: int
     """From the end of the last span to the hand-off; where the batch was waited for, what its
     way from the last stage to the loop took."""
+    take_ns: int
+    """The loop's own work to take over a batch that was there, unpacking it for instance."""
     num_samples: int
     spans: tuple[Span, ...]
     """What was done to the batch before it was handed over."""

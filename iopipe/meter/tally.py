@@ -68,6 +68,8 @@ class Lap:
     spans: Sequence[Span]
     device_cause: Cause
     """What `ready` came after: a copy, or a decode on the device."""
+    take_ns: int
+    """The loop's own work of the hand-off."""
     num_samples: int
     """Consumed in this lap: those of the batch before."""
 
@@ -188,6 +190,7 @@ class Tally:
             steps_ahead=ahead,
             since_ns=since_ns,
             travel_ns=max(0, before.handed_ns - before.spans[-1].end_ns) if before.spans else 0,
+            take_ns=before.take_ns,
             num_samples=lap.num_samples,
             spans=before.spans,
         )
@@ -240,13 +243,14 @@ class _Step:
 class _Handoff:
     """The hand-off before a step, until the step is over."""
 
-    __slots__ = ("begins_anew", "copy_ns", "handed_ns", "spans", "wait_ns")
+    __slots__ = ("begins_anew", "copy_ns", "handed_ns", "spans", "take_ns", "wait_ns")
 
     def __init__(self, lap: Lap, wait_ns: int, copy_ns: int) -> None:
         self.wait_ns = wait_ns
         self.copy_ns = copy_ns
         self.handed_ns = lap.handed_ns
         self.spans = tuple(lap.spans)
+        self.take_ns = lap.take_ns
         self.begins_anew = lap.kind != "step"
 
 

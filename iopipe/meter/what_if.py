@@ -85,14 +85,17 @@ def what_if(
     if len(steps) - skipped < _MIN_STEPS or not any(map(any, services)):
         return ()
     measured = [_lap_ns(step) for step in steps]
-    base = _laps(steps, model, services)
+    takes = _takes_ns(steps)
+    base = _laps(steps, model, services, take_ns=takes[0])
     num_samples = sum(step.num_samples for step in steps[skipped:])
     found = []
     for change in changes:
         if not _applies(change, services):
             continue
-        changed = _laps(steps, _changed(model, change, services), _scaled(services, change))
-        rates = _rates(measured[skipped:], base[skipped:], changed[skipped:], num_samples)
+        changed = _changed(model, change, services)
+        work = _scaled(services, change)
+        fast, slow = (_laps(steps, changed, work, take_ns=ns)[skipped:] for ns in takes)
+        rates = _rates(measured[skipped:], base[skipped:], (fast, slow), num_samples)
         now = num_samples * 1e9 / max(1, sum(measured[skipped:]))
         ceiling = _ceiling(change, services, limits or Limits(), num_samples, skipped, now)
         found.append(_prediction(change, rates, now=now, ceiling=ceiling, causes=causes))
@@ -107,18 +110,20 @@ class _Rates:
 
 
 def _rates(
-    measured: Sequence[int], base: Sequence[int], changed: Sequence[int], num_samples: int
+    measured: Sequence[int],
+    base: Sequence[int],
+    changed: tuple[Sequence[int], Sequence[int]],
+    num_samples: int,
 ) -> _Rates:
-    """Samples/s after the change, with an interval."""
+    """Samples/s after the change, with an interval; `changed` at best and at worst."""
     size = len(measured) // _NUM_BLOCKS
-    columns = [_blocks(laps, size) for laps in (measured, base, changed)]
+    columns = [_blocks(laps, size) for laps in (measured, base, *changed)]
     covered = num_samples * size * _NUM_BLOCKS / len(measured)
-    mean = _rate([sum(column) for column in columns], covered)
-    draws = random.Random(len(measured))
-    resampled = sorted(_resampled(columns, draws, covered) for _ in range(_NUM_RESAMPLES))
+    mean = _rate([sum(column) for column in columns[:3]], covered)
+    best, worst = _resampled(columns, covered)
     misfit = abs(sum(base) / max(1, sum(measured)) - 1)
     slack = _DISTURBANCE + misfit
-    low, high = resampled[_NUM_RESAMPLES // 40], resampled[-1 - _NUM_RESAMPLES // 40]
+    low, high = worst[_NUM_RESAMPLES // 40], best[-1 - _NUM_RESAMPLES // 40]
     return _Rates(mean, low * (1 - min(slack, 0.9)), high * (1 + slack))
 
 
@@ -126,9 +131,16 @@ def _blocks(laps: Sequence[int], size: int) -> list[int]:
     return [sum(laps[first * size : (first + 1) * size]) for first in range(_NUM_BLOCKS)]
 
 
-def _resampled(columns: list[list[int]], draws: random.Random, num_samples: float) -> float:
-    rows = draws.choices(range(_NUM_BLOCKS), k=_NUM_BLOCKS)
-    return _rate([sum(column[row] for row in rows) for column in columns], num_samples)
+def _resampled(columns: list[list[int]], num_samples: float) -> tuple[list[float], list[float]]:
+    """Sorted rates of block-bootstrap resamples, at best and at worst."""
+    draws = random.Random(len(columns[0]))
+    best, worst = [], []
+    for _ in range(_NUM_RESAMPLES):
+        rows = draws.choices(range(_NUM_BLOCKS), k=_NUM_BLOCKS)
+        measured, base, fast, slow = (sum(column[row] for row in rows) for column in columns)
+        best.append(_rate([measured, base, fast], num_samples))
+        worst.append(_rate([measured, base, slow], num_samples))
+    return sorted(best), sorted(worst)
 
 
 def _rate(lengths_ns: list[int], num_samples: float) -> float:
@@ -141,12 +153,23 @@ def _rate(lengths_ns: list[int], num_samples: float) -> float:
 
 
 def _laps(
-    steps: Sequence[RecordedStep], model: LoaderModel, services: list[list[dict[str, int]]]
+    steps: Sequence[RecordedStep],
+    model: LoaderModel,
+    services: list[list[dict[str, int]]],
+    *,
+    take_ns: int,
 ) -> list[int]:
     times = [[sum(parts.values()) for parts in stage] for stage in services]
-    production = Production(model, times, travel_ns=_travel_ns(steps))
+    production = Production(model, times, travel_ns=_travel_ns(steps), take_ns=take_ns)
     ends = [end for _, end in replay(steps, production.ready)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _takes_ns(steps: Sequence[RecordedStep]) -> tuple[int, int]:
+    """What the loop itself has to do for a batch that is there, at least and at most: of the
+    way of a batch that was waited for nobody knows which part the loop had to go."""
+    least = round(statistics.median(step.take_ns for step in steps))
+    return least, max(least, _travel_ns(steps)) if least else 0
 
 
 def _travel_ns(steps: Sequence[RecordedStep]) -> int:

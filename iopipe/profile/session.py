@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,7 @@ class Session:
         if watched.is_over:
             return _unwrapped(get())
         watched.meter.enter()
+        worked_ns = time.thread_time_ns()
         try:
             item = get()
         except StopIteration:
@@ -82,7 +84,9 @@ class Session:
         spans: tuple[Span, ...] = ()
         if isinstance(item, TimedBatch):
             item, spans = self._opened(watched, item)
-        watched.meter.handoff(spans=spans, num_samples=num_samples_of(item))
+        # Waiting takes no processor time; without workers the batch itself was made here.
+        take_ns = time.thread_time_ns() - worked_ns if watched.num_workers else 0
+        watched.meter.handoff(spans=spans, num_samples=num_samples_of(item), take_ns=take_ns)
         self.current = watched.meter
         watched.num_steps += 1
         if watched.num_steps == self.max_steps:

@@ -84,6 +84,7 @@ steps_of = st.lists(
         steps_ahead=st.integers(0, 5),
         since_ns=st.integers(0, 50),
         travel_ns=st.just(0),
+        take_ns=st.just(0),
         num_samples=st.just(1),
         spans=st.just(()),
     ),
@@ -146,7 +147,7 @@ def test_nothing_is_recoverable_from_steps_that_never_waited(steps: list[Recorde
         RecordedStep(
             wait_ns=0, copy_ns=0, launch_ns=0, device_ns=step.device_ns,
             host_ns=step.device_ns, after_ns=step.after_ns, steps_ahead=0, since_ns=0,
-            travel_ns=0, num_samples=1, spans=(),
+            travel_ns=0, take_ns=0, num_samples=1, spans=(),
         )
         for step in steps
     ]  # fmt: skip

@@ -42,7 +42,7 @@ def _run(model: LoaderModel, draw: Draw, *, seed: int) -> list[RecordedStep]:
 def _recorded(wait_ns: int, spans: tuple[Span, ...]) -> RecordedStep:
     return RecordedStep(
         wait_ns=wait_ns, copy_ns=0, launch_ns=0, device_ns=STEP, host_ns=STEP, after_ns=0,
-        steps_ahead=0, since_ns=0, travel_ns=0, num_samples=8, spans=spans,
+        steps_ahead=0, since_ns=0, travel_ns=0, take_ns=0, num_samples=8, spans=spans,
     )  # fmt: skip
 
 
