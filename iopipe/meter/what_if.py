@@ -21,8 +21,6 @@ _NUM_RESAMPLES = 200
 _NUM_BLOCKS = 24
 _PREFETCH = 2
 """torch's own, for each worker."""
-_WAITED_NS = 100_000
-"""A batch that was there at the request takes less, unless it is large and unpacked then."""
 _MIN_STEPS = 48
 """Two steps a block; with less there is no spread to speak of."""
 _DISTURBANCE = 0.03
@@ -173,8 +171,9 @@ def _takes_ns(steps: Sequence[RecordedStep]) -> tuple[int, int]:
 
 
 def _travel_ns(steps: Sequence[RecordedStep]) -> int:
-    """Of a batch that was waited for, as a rule; a faster loader does not shorten it."""
-    travels = [step.travel_ns for step in steps if step.wait_ns > _WAITED_NS]
+    """Of a batch that was done while it was waited for, as a rule; a faster loader does not
+    shorten it.  One that was done before lay behind another one."""
+    travels = [step.travel_ns for step in steps if step.travel_ns < step.wait_ns]
     return round(statistics.median(travels)) if travels else 0
 
 
