@@ -178,8 +178,7 @@ class Tally:
         before = self._before
         if before is None:
             return
-        ahead = sum(end_ns > asked_ns for end_ns in self._ends_ns)
-        since_ns = asked_ns - self._ends_ns[-1 - ahead] if ahead < len(self._ends_ns) else 0
+        ahead, since_ns = self._ahead(asked_ns)
         recorded = RecordedStep(
             wait_ns=before.wait_ns,
             copy_ns=before.copy_ns + step.moved_ns,
@@ -201,6 +200,13 @@ class Tally:
         if len(self._unreplayed) == _MERGED_STEPS:
             self._recoverable_ns += recoverable_ns(self._unreplayed)
             self._unreplayed.clear()
+
+    def _ahead(self, asked_ns: int) -> tuple[int, int]:
+        """How many steps the stream had not ended then, and since when the one before."""
+        for ahead, end_ns in enumerate(reversed(self._ends_ns)):
+            if end_ns <= asked_ns:
+                return ahead, asked_ns - end_ns
+        return len(self._ends_ns), 0
 
     def _add_step(self, duration_ns: int, causes: dict[Cause, int], step: _Step) -> None:
         self.num_steps += 1
@@ -230,7 +236,7 @@ class Tally:
         return lead_ns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
     """What a step consists of, on the stream's clock."""
 
