@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": CORE | {"readers"},
     "report": CORE | {"readers"},
     "profile": CONTRACTS | {"meter", "report"},
-    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
+    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "profile", "report"},
     "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "profile"},
 }
 

@@ -30,7 +30,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from iopipe.meter.cores import usable_cores
 from iopipe.meter.events import HostEvents
+from iopipe.meter.interference import WindowMeter
 from iopipe.meter.loader_model import LoaderModel
+from iopipe.meter.ranks import RankMeter
 from iopipe.meter.recording import RecordedStep
 from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
 from iopipe.meter.spans import Span
@@ -58,12 +60,19 @@ class Meter:
         clock: Callable[[], int] = time.perf_counter_ns,
         max_steps: int = 100_000,
         history: History | None = None,
+        windows: WindowMeter | None = None,
+        ranks: RankMeter | None = None,
     ) -> None:
         """`max_steps` bounds what is kept of single steps; totals cover all of them.
-        `history` is told of every step."""
+        `history` is told of every step, `windows` as well, which must hear of every batch;
+        `ranks` sends the stalls to the other ranks."""
+        self.windows = windows
+        self._ranks = ranks
         self._events: Events = events if events is not None else HostEvents(clock)
         self._clock = clock
-        self._tally = Tally(self._events, max_steps, history)
+        self._tally = Tally(
+            self._events, max_steps, tuple(one for one in (history, windows, ranks) if one)
+        )
         self._pending: deque[Lap] = deque()
         self._origin: Event | None = None
         self._moved: Event | None = None
@@ -216,6 +225,8 @@ class Meter:
             attributed_stall_fraction=_ratio(tally.stall_ns, wall_ns),
             causes=causes,
             what_if=predicted,
+            interference=self.windows.report() if self.windows else None,
+            straggler=str(self._ranks.report() or "") if self._ranks else "",
             recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
             launch_fraction=_ratio(tally.launch_ns, wall_ns),
             other_host_fraction=_ratio(tally.other_host_ns, wall_ns),

@@ -10,12 +10,13 @@ no stall of its own.  Only the rank that starves does, so per step the largest o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from iopipe.meter.report import NOT_INPUT
 from iopipe.protocols import Int64Array
 
 
@@ -140,8 +141,9 @@ class RankMeter:
         self._charged_ns: Int64Array = np.zeros(1, np.int64)
         self._num_steps = 0
 
-    def add(self, stall_ns: int) -> None:
-        """One step of this rank; never waits."""
+    def add(self, started_ns: int, ended_ns: int, causes: Mapping[str, int]) -> None:
+        """One step of this rank, as a `History` of the meter hears it; never waits."""
+        stall_ns = sum(part for cause, part in causes.items() if cause not in NOT_INPUT)
         self._collected.append(stall_ns)
         if len(self._collected) == self._interval:
             self._pending.append(self._exchange.start(self._collected))

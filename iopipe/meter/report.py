@@ -30,6 +30,22 @@ IDLE_CAUSES = (
 nothing was measured.  'loader' is added where a loader's inside was not seen."""
 
 
+NOT_INPUT = ("launch", "other_host")
+"""Those of them that no input can win back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interference:
+    """By how much steps are longer while the input works."""
+
+    fraction: float
+    """Of the step; 0.08: a step takes 8 % longer than with the input at rest."""
+    low: float
+    """The 95 % interval, over pairs of neighbouring windows.  It holds 0: none detected."""
+    high: float
+    num_pairs: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
     """How busy the threads of one stage were."""
@@ -166,6 +182,9 @@ class Report:
     """The last steps (`max_steps` of the meter), for pictures; the percentiles are theirs."""
     what_if: tuple[WhatIf, ...] = ()
     """Predictions, where the loader's stages are known."""
+    interference: Interference | None = None
+    """What the input costs without stopping the step; None where no windows of cached batches
+    were asked for, or fewer than two have passed."""
     straggler: str = ""
     """The rank that cost all others most, and how much; empty for one rank."""
     low_confidence: str = ""

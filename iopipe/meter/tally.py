@@ -90,9 +90,9 @@ class Lap:
 class Tally:
     """Running totals over all laps, and the last `max_steps` steps one by one."""
 
-    def __init__(self, events: Events, max_steps: int, history: History | None = None) -> None:
+    def __init__(self, events: Events, max_steps: int, histories: Sequence[History] = ()) -> None:
         self._events = events
-        self._history = history
+        self._histories = histories
         self._recording = Recording()
         self._before: _Handoff | None = None
         self._unreplayed: list[RecordedStep] = []
@@ -210,13 +210,14 @@ class Tally:
 
     def _add_step(self, duration_ns: int, causes: dict[Cause, int], step: _Step) -> None:
         self.num_steps += 1
-        if self._history is not None:
+        if self._histories:
             idle: dict[str, int] = {str(cause): part for cause, part in causes.items()}
             if step.launch_ns:
                 idle["launch"] = step.launch_ns
             if step.after_ns:
                 idle["other_host"] = step.after_ns
-            self._history.add(self.wall_ns, self.wall_ns + duration_ns, idle)
+            for history in self._histories:
+                history.add(self.wall_ns, self.wall_ns + duration_ns, idle)
         self.steps.append(
             Step(
                 start_ns=self.wall_ns,

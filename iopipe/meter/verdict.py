@@ -22,6 +22,9 @@ def verdict_of(report: Report) -> str:
     parts = [_starvation(report), *_elsewhere(report)]
     if report.attributed_stall_fraction >= _FED:
         parts += [_recoverable(report), *_remedy(report), *_busiest(report)]
+    if report.interference is not None and report.interference.low > 0:
+        percent = 100 * report.interference.fraction
+        parts.append(f"the input slows the step by {percent:.1f} % while it runs")
     if report.low_confidence:
         parts.append(f"low confidence: {report.low_confidence}")
     return "; ".join(parts)

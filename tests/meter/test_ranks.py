@@ -70,7 +70,7 @@ def test_nobody_waits_for_an_answer() -> None:
     mailbox = Mailbox()
     meter = RankMeter(mailbox, interval=10)
     for step in range(35):
-        meter.add(step)
+        meter.add(0, 100, {"decode": step, "launch": 50})
     assert [len(one.stalls) for one in mailbox.sent] == [10, 10, 10]
     assert meter.report() is None
     mailbox.sent[1].is_done = True  # the second came back first: it waits for its turn
@@ -90,7 +90,7 @@ def _rank(rank: int, folder: str) -> None:
     )
     meter = RankMeter(TorchExchange(), interval=4)
     for step in range(12):
-        meter.add(1000 * (step + 1) if rank == 1 else 0)
+        meter.add(0, 1_000_000, {"h2d": 1000 * (step + 1) if rank == 1 else 0})
         # The training's own collective, in between.
         total = torch.tensor([float(rank)])
         torch.distributed.all_reduce(total)
