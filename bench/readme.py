@@ -24,14 +24,14 @@ def tables(results: Path) -> str:
     """Markdown: loaders, then decoders."""
     names = ("loader_images_cpu", "loader_images_16_cores", "demo_h200", "decode_libraries")
     few, many, demo, decode = (json.loads((results / f"{n}.json").read_text()) for n in names)
-    workers, resume = (
+    workers, resume, packing = (
         json.loads((results / f"{name}.json").read_text())
-        for name in ("dataloader_cpu", "resume_cpu")
+        for name in ("dataloader_cpu", "resume_cpu", "packing_cpu")
     )
     return "\n\n".join(
         (
             *(_loader(few), _loader(many), _MANY_CORES, _demo(demo)),
-            *(_drop_in(workers), _resume(resume), _decode(decode)),
+            *(_drop_in(workers), _resume(resume), _packing(packing), _decode(decode)),
         )
     )
 
@@ -177,6 +177,18 @@ def _resume(content: dict[str, Any]) -> str:
     ]
     head = "From a state in the middle of a shuffled epoch to the first batch, without storage:"
     return "\n".join((head, "", "| loader | ms |", "|---|---|", *rows, "", _where(content)))
+
+
+def _packing(content: dict[str, Any]) -> str:
+    rows = []
+    for row in content["rows"]:
+        cost = row.get("microseconds_a_document")
+        shown = "" if cost is None else _spread(cost, 2)
+        rows.append(f"| {row['name']} | {100 * row['padding_share']:.1f} % | {shown} |")
+    documents = content["rows"][0]["documents"]
+    head = f"Padding in batches of {documents:,} documents of a few lines each, and the arithmetic:"
+    titles = ("| way | padding | us a document |", "|---|---|---|")
+    return "\n".join((head, "", *titles, *rows, "", _where(content)))
 
 
 def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:

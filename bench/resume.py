@@ -2,15 +2,19 @@
 
 `python -m iopipe.bench.resume --json FILE`: a dataset without storage, shuffled, so that what is
 timed is finding the place: from `load_state_dict` to the first batch.  torchdata's loader draws a
-whole permutation and goes through it, so it is asked for places that it reaches.
+whole permutation and goes through it, and MosaicML's has shards on disk and lays out the whole
+epoch, so they are asked for places that they reach.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.machinery
 import json
 import sys
+import tempfile
 import time
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +61,12 @@ class Numbers:
 
 def run(name: str, num_samples: int, position: int) -> dict[str, float]:
     """Seconds from the state to the first batch, in a process that is warm otherwise."""
-    ways = {"pipeline": _pipeline, "DataLoader": _loader, "torchdata": _torchdata}
+    ways = {
+        "pipeline": _pipeline,
+        "DataLoader": _loader,
+        "torchdata": _torchdata,
+        "mosaicml": _mosaicml,
+    }
     ways[name](1000, 500)
     return {"seconds": ways[name](num_samples, position)}
 
@@ -99,10 +108,49 @@ def _torchdata(num_samples: int, position: int) -> float:
     return time.perf_counter() - start
 
 
+def _mosaicml(num_samples: int, position: int) -> float:
+    _stand_in_for_torchvision()
+    import streaming
+    from streaming.base.util import clean_stale_shared_memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        with streaming.MDSWriter(out=f"{folder}/set", columns={"x": "int"}) as writer:
+            for number in range(num_samples):
+                writer.write({"x": number})
+        clean_stale_shared_memory()
+        start = time.perf_counter()
+        data = streaming.StreamingDataset(
+            local=f"{folder}/set", shuffle=True, shuffle_seed=1, batch_size=_BATCH
+        )
+        loader = streaming.StreamingDataLoader(data, batch_size=_BATCH)
+        loader.load_state_dict(
+            {
+                "epoch": 0,
+                "sample_in_epoch": position,
+                "num_canonical_nodes": 1,
+                "shuffle_seed": 1,
+                "initial_physical_nodes": 1,
+            }
+        )
+        next(iter(loader))
+        return time.perf_counter() - start
+
+
+def _stand_in_for_torchvision() -> None:
+    """streaming imports classes of its image datasets, none of which is used here."""
+    for name in ("", ".datasets", ".datasets.folder", ".transforms", ".transforms.functional"):
+        module = types.ModuleType(f"torchvision{name}")
+        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None, is_package=True)
+        module.__path__ = []
+        vars(module).update(VisionDataset=object, CIFAR10=object, to_tensor=None)
+        sys.modules[module.__name__] = module
+
+
 PLACES = {
     "pipeline": [(10**6, 10**5), (2 * 10**9, 10**9), (10**12, 10**11)],
     "DataLoader": [(10**6, 10**5), (2 * 10**9, 10**9), (10**12, 10**11)],
     "torchdata": [(10**6, 10**5), (10**7, 10**6)],
+    "mosaicml": [(10**6, 10**5)],
 }
 
 

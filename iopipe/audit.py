@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from iopipe.errors import NotFoundError, StateError
 from iopipe.ledger import SUFFIX, Header, LedgerReader, Record
-from iopipe.order import Cursor, EpochSequence, Order
-from iopipe.order.restore import restore_sequence
+from iopipe.numbering import Numbering, numbering_of
+from iopipe.order import Cursor, Order
 from iopipe.plan import SamplePlan
 from iopipe.progress import place_of
-from iopipe.protocols import Int64Array
+from iopipe.protocols import Int64Array, Source
 
 _PIECE = 1 << 20
 
@@ -82,17 +82,21 @@ class _Start:
         return self.entry.epoch, -self.plan.order.num_left(self.entry)
 
 
-def audit_ledgers(paths: Iterable[str | os.PathLike[str]]) -> AuditReport:
+def audit_ledgers(
+    paths: Iterable[str | os.PathLike[str]], *, source: Source | None = None
+) -> AuditReport:
     """Read ledgers, or folders of them.
 
     A start that went on from a saved place undoes what earlier ones delivered behind it.
+    `source` is the dataset; only runs with `pack` or `bucket` need it, since their order goes
+    by the lengths of samples.  Packed sequences are numbered through each epoch.
     Memory: 2 bytes a sample of the dataset, besides the records.
     """
     readers = [LedgerReader(path) for path in _ledgers(paths)]
-    sequence = _common_sequence(readers)
-    starts = _starts(readers, sequence)
+    numbering = _common_numbering(readers, source)
+    starts = _starts(readers, numbering)
     kept = _kept(starts)
-    count = _Count(sequence, readers[0].header.num_samples, starts, kept)
+    count = _Count(numbering, starts, kept)
     epochs = tuple(count.epoch(epoch) for epoch in iter(count.next_epoch, None))
     return AuditReport(
         num_ledgers=len(readers),
@@ -113,7 +117,7 @@ def _ledgers(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _common_sequence(readers: Sequence[LedgerReader]) -> EpochSequence:
+def _common_numbering(readers: Sequence[LedgerReader], source: Source | None) -> Numbering:
     first = readers[0].header
     for reader in readers[1:]:
         other = reader.header
@@ -125,14 +129,14 @@ def _common_sequence(readers: Sequence[LedgerReader]) -> EpochSequence:
         ]
         if differences:
             raise StateError(f"the ledgers are not of one training: {'; '.join(differences)}")
-    return restore_sequence(first.identity, first.num_samples)
+    return numbering_of(first.identity, first.num_samples, source)
 
 
 def _flat(header: Header) -> dict[str, Any]:
     return {**header.identity, "num_samples": header.num_samples}
 
 
-def _starts(readers: Sequence[LedgerReader], sequence: EpochSequence) -> list[_Start]:
+def _starts(readers: Sequence[LedgerReader], numbering: Numbering) -> list[_Start]:
     """Ledgers of one entry and world belong to one start, until a rank comes again."""
     starts: list[_Start] = []
     for reader in sorted(readers, key=lambda reader: reader.header.started_ns):
@@ -145,20 +149,20 @@ def _starts(readers: Sequence[LedgerReader], sequence: EpochSequence) -> list[_S
                 start.readers[header.rank] = reader
                 break
         else:
-            starts.append(_start(reader, sequence))
+            starts.append(_start(reader, numbering))
     return starts
 
 
-def _start(reader: LedgerReader, sequence: EpochSequence) -> _Start:
+def _start(reader: LedgerReader, numbering: Numbering) -> _Start:
     header = reader.header
     plan = SamplePlan(
-        order=Order(sequence=sequence, world=header.world, tail=header.tail),  # type: ignore[arg-type]
+        order=Order(sequence=numbering.sequence, world=header.world, tail=header.tail),  # type: ignore[arg-type]
         batch_size=header.batch_size,
         drop_last=header.drop_last,
         chunk_samples=1,
         end_epoch=None,
     )
-    entry = place_of(header.entry)
+    entry = numbering.cursor(place_of(header.entry))
     return _Start(entry=entry, plan=plan, header=header, readers={header.rank: reader})
 
 
@@ -177,16 +181,15 @@ class _Count:
 
     def __init__(
         self,
-        sequence: EpochSequence,
-        num_samples: int,
+        numbering: Numbering,
         starts: Sequence[_Start],
         kept: Sequence[_Start],
     ) -> None:
-        self._sequence = sequence
-        self._num_samples = num_samples
+        self._sequence = numbering.sequence
+        self._num_ids = numbering.num_ids
         self._kept = kept
         self._streams = [
-            _Stream(start, rank, reader, kept[kept.index(start) + 1 :])
+            _Stream(start, rank, reader, numbering, kept[kept.index(start) + 1 :])
             for start in kept
             for rank, reader in sorted(start.readers.items())
         ]
@@ -210,7 +213,7 @@ class _Count:
         return min(epochs, default=None)
 
     def epoch(self, epoch: int) -> EpochAudit:
-        difference = np.zeros(self._num_samples, np.int16)
+        difference = np.zeros(self._num_ids(epoch), np.int16)
         counts = {"delivered": 0, "left_out": 0}
         last = [start for start in self._kept if start.entry.epoch <= epoch][-1]
         turns: dict[int, list[tuple[int, int]]] = {rank: [] for rank in last.readers}
@@ -321,7 +324,12 @@ class _Stream:
     """The counted records of one ledger, epoch by epoch."""
 
     def __init__(
-        self, start: _Start, rank: int, reader: LedgerReader, later: Sequence[_Start]
+        self,
+        start: _Start,
+        rank: int,
+        reader: LedgerReader,
+        numbering: Numbering,
+        later: Sequence[_Start],
     ) -> None:
         self.start = start
         self.rank = rank
@@ -331,7 +339,7 @@ class _Stream:
             sequence=start.plan.order.sequence, rank=rank, world=start.header.world, tail="pad"
         )
         self._entries = [one.entry for one in later]
-        self._records = reader.records()
+        self._records = map(numbering.record, reader.records())
         self._record = self._next()
 
     @property

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "audit", help="prove from ledgers that every sample was delivered exactly once an epoch"
     )
     audit.add_argument("ledger", nargs="+", help="ledgers, or folders of them")
+    audit.add_argument("--data", help="the dataset; needed for packed or bucketed runs only")
     audit.add_argument("--all", action="store_true", help="name every missing or double sample")
     audit.add_argument("--json", action="store_true", help="print JSON")
     audit.set_defaults(run=_audit)
@@ -188,7 +189,8 @@ def _order(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from iopipe.report.audit import audit_json, audit_text
 
-    report = iopipe.audit_ledgers(options.ledger)
+    source = iopipe.open_source(options.data) if options.data else None
+    report = iopipe.audit_ledgers(options.ledger, source=source)
     print(audit_json(report) if options.json else audit_text(report, show_all=options.all))
     return 0 if report.is_exact else 1
 

@@ -41,7 +41,7 @@ class Header:
     identity: dict[str, Any]
     """Dataset and order, as a state names them."""
     num_samples: int
-    """Of the dataset: ids are below it."""
+    """Of the dataset: ids are below it, but for those of packed sequences."""
     rank: int
     world: int
     tail: str
@@ -56,7 +56,14 @@ class Header:
 
     @property
     def bits(self) -> int:
+        if "pack" in self.identity:  # ids are numbers of sequences, see `iopipe.packing`
+            return 63
         return max((self.num_samples - 1).bit_length(), 1)
+
+    @property
+    def end_of_ids(self) -> int:
+        """Ids are below it."""
+        return 1 << 63 if "pack" in self.identity else max(self.num_samples, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +165,7 @@ class LedgerReader:
 
     def _checked(self, record: Record) -> Record:
         most = max((int(ids.max()) for ids in (record.ids, record.left_out) if len(ids)), default=0)
-        if most >= max(self.header.num_samples, 1):
+        if most >= self.header.end_of_ids:
             raise DataError(
                 f"a record names sample {most} of {self.header.num_samples}", shard=self.path
             )

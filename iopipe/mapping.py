@@ -7,6 +7,7 @@ what comes out was made from the sample whose id and key it carries.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from iopipe.draws import generator
@@ -19,13 +20,15 @@ def map_rows(
 ) -> Callable[[Samples], Samples]:
     """A stage function that applies `function` to each sample and drops those it answers
     with None.  With `op` it also gets a generator for its random draws, keyed by that name."""
+    return partial(_mapped, function=function, op=op)
 
-    def mapped(samples: Samples) -> Samples:
-        results = [_call(function, op, samples, row) for row in range(len(samples))]
-        kept = [row for row, result in enumerate(results) if result is not None]
-        return _gathered(samples, kept, [results[row] for row in kept])
 
-    return mapped
+def _mapped(
+    samples: Samples, *, function: Callable[..., dict[str, Any] | None], op: str | None
+) -> Samples:
+    results = [_call(function, op, samples, row) for row in range(len(samples))]
+    kept = [row for row, result in enumerate(results) if result is not None]
+    return _gathered(samples, kept, [results[row] for row in kept])
 
 
 def _call(

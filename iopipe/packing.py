@@ -244,8 +244,12 @@ class PackedPlan:
         if not count.has((num_samples + more) * self.order.world):
             if num_samples >= self.num_samples(entry):
                 return Cursor(epoch=entry.epoch + 1)
-        group, index = count.place(num_samples * self.order.world)
-        return Cursor(epoch=entry.epoch, position=group << _GROUP_SHIFT | index)
+        return Cursor(epoch=entry.epoch, position=self.position_after(entry, num_samples))
+
+    def position_after(self, entry: Cursor, num_samples: int) -> int:
+        count, turn = self._count(entry), num_samples * self.order.world
+        group, index = count.place(turn if count.has(turn) else count.num_turns())
+        return group << _GROUP_SHIFT | index
 
     def num_batches(self, cursor: Cursor) -> int:
         """Packs the rest of the epoch, at some microseconds a document."""
@@ -286,7 +290,7 @@ class PackedPlan:
         }
 
     def check(self, cursor: Cursor) -> None:
-        group, index = _split(cursor)
+        group, index = split_position(cursor.position)
         num_groups = self._groups.num_groups(cursor.epoch)
         if cursor.pending or group > num_groups or (group == num_groups and index):
             raise StateError(
@@ -344,7 +348,7 @@ class _Count:
     def __init__(self, groups: Groups, entry: Cursor) -> None:
         self._groups = groups
         self._entry = entry
-        self._first, self._index = _split(entry)
+        self._first, self._index = split_position(entry.position)
         self._starts = [0]
         """Turns before each group from that of `entry` on; the last one: before what is next."""
         self._lock = threading.Lock()
@@ -375,8 +379,9 @@ class _Count:
         return self._first + number, within + (self._index if number == 0 else 0)
 
 
-def _split(cursor: Cursor) -> tuple[int, int]:
-    return cursor.position >> _GROUP_SHIFT, cursor.position & ((1 << _GROUP_SHIFT) - 1)
+def split_position(position: int) -> tuple[int, int]:
+    """(group, place in it) of a position of packed sequences."""
+    return position >> _GROUP_SHIFT, position & ((1 << _GROUP_SHIFT) - 1)
 
 
 def padding_share(groups: Groups, epoch: int = 0, *, num_groups: int = 64) -> float:

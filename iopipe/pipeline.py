@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from iopipe.binding import READ_THREADS, bound_stages
@@ -18,8 +19,8 @@ from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, PackedPlan, Packing, padding_share
-from iopipe.plan import Plan, SamplePlan, mean_sample_bytes
-from iopipe.protocols import ErrorPolicy, Source, Store
+from iopipe.plan import Plan, SamplePlan, samples_in
+from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
 
@@ -51,6 +52,8 @@ class Pipeline:
     prefetch: int = 2
     on_error: ErrorPolicy = "raise"
     max_errors: int = 100
+    read_ahead_bytes: int | None = None
+    """None: as the place of the data suggests; 0: what is read is what is asked for."""
     groups: Groups | None = None
     """How documents are packed, where they are."""
 
@@ -82,7 +85,7 @@ class Pipeline:
             sequence = BlockShuffle(
                 num_samples=num_samples,
                 seed=seed,
-                block_samples=block_samples or _samples_in(_BLOCK_BYTES, self.source),
+                block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
                 window_blocks=window_blocks,
                 lanes=lanes,
             )
@@ -106,6 +109,15 @@ class Pipeline:
         if rank is None or world is None:
             rank, world = detect_ranks()
         return replace(self, order=replace(self.order, rank=rank, world=world, tail=tail))
+
+    def read_ahead(self, num_bytes: int) -> Pipeline:
+        """Read what the order will ask for before it is asked for, in large reads as far as it
+        goes, and hold about `num_bytes` of it at most.  By default 256 MiB for data that lies
+        elsewhere, and 0 on this machine, where the kernel's cache does that.
+        """
+        if num_bytes < 0:
+            raise PipelineError(f"read_ahead is {num_bytes} bytes; it must be 0 or more")
+        return replace(self, read_ahead_bytes=num_bytes)
 
     def map(
         self,
@@ -166,11 +178,7 @@ class Pipeline:
         """
         if self.stages or self.batch_size is not None or self.groups is not None:
             raise PipelineError("pack works on the documents themselves: call it once, before map")
-        lengths = getattr(self.source, "lengths", None)
-        if lengths is None:
-            raise PipelineError(
-                "this source does not say how long its documents are; token files do"
-            )
+        lengths = self._lengths()
         packing = Packing(sequence_length=sequence_length, method=method, look_ahead=look_ahead)
         groups = Groups(self.order.sequence, lambda ids: lengths[ids], packing)
         source = self.toolkit.packed(self.source, groups, column=column, pad_token=pad_token)
@@ -216,9 +224,7 @@ class Pipeline:
         ranks.  Each `window` of the epoch, by default 64 runs, is sorted by length and its
         runs are shuffled; call it after shuffle, and see `batch(pad=...)`.
         """
-        lengths = getattr(self.source, "lengths", None)
-        if lengths is None:
-            raise PipelineError("this source does not say how long its samples are; token files do")
+        lengths = self._lengths()
         if self.groups is not None or isinstance(self.order.sequence, Bucketed):
             raise PipelineError("bucket works on the samples of a source: call it once, not packed")
         sequence = Bucketed(
@@ -290,16 +296,12 @@ class Pipeline:
         """
         if not in_order and self.batch_size is None:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
-        if self.groups is not None and (not in_order or ledger is not None):
-            raise PipelineError("packed sequences come in order, and have no ledger yet")
-        if ledger is not None and isinstance(self.order.sequence, Bucketed):
-            raise PipelineError(
-                "samples in buckets have no ledger yet: an audit lacks their lengths"
-            )
+        if self.groups is not None and not in_order:
+            raise PipelineError("packed sequences come in order; leave in_order=False out")
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
-        store = self.store
+        store, ahead = self.store, self._num_ahead()
         spec = RunSpec(
             source=self.source,
             plan=self._plan(end_epoch),
@@ -310,6 +312,7 @@ class Pipeline:
             policy=self.on_error,
             max_errors=self.max_errors,
             window=None if in_order else window,
+            read_ahead=partial(self.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
             ledger=ledger,
         )
         return Run(spec, cursor=Cursor(epoch=epoch))
@@ -321,7 +324,8 @@ class Pipeline:
             f"source: {len(self.source)} samples in {len(self.source.shards)} shards, "
             f"fields {', '.join(self.source.columns)}",
             f"order: {order.sequence.describe()}, rank {order.rank} of {order.world}",
-            f"read: chunks of {self._chunk_samples()} samples ({READ_THREADS} threads)",
+            f"read: chunks of {self._chunk_samples()} samples ({READ_THREADS} threads)"
+            + (f", {ahead >> 20} MiB ahead" if (ahead := self._num_ahead()) else ""),
             *(str(stage) for stage in self.stages),
         ]
         if self.groups is not None:
@@ -347,6 +351,12 @@ class Pipeline:
                 f"{stage.buffer}; both must be at least 1"
             )
         return replace(self, stages=(*self.stages, stage))
+
+    def _lengths(self) -> Int64Array:
+        found: Int64Array | None = getattr(self.source, "lengths", None)
+        if found is None:
+            raise PipelineError("this source does not say how long its samples are; token files do")
+        return found
 
     def _refuse_after_device(self, method: str) -> None:
         if self.device is not None:
@@ -376,14 +386,14 @@ class Pipeline:
         most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
         if self.groups is not None:
             return min(max(1, _CHUNK_TOKENS // self.groups.packing.sequence_length), most)
-        return min(_samples_in(_CHUNK_BYTES, self.source), most)
+        return min(samples_in(_CHUNK_BYTES, self.source), most)
+
+    def _num_ahead(self) -> int:
+        given = self.read_ahead_bytes
+        return self.toolkit.default_read_ahead(self.source) if given is None else given
 
     def _delivery(self) -> Delivery:
         return self.toolkit.delivery(self.device or "cpu")
 
     def _bound_stages(self, store: Store, delivery: Delivery | None) -> tuple[Stage, ...]:
         return bound_stages(self.source, self.stages, store, delivery, prefetch=self.prefetch)
-
-
-def _samples_in(num_bytes: int, source: Source) -> int:
-    return max(1, round(num_bytes / mean_sample_bytes(source)))

@@ -29,6 +29,11 @@ def mean_sample_bytes(source: Source) -> float:
     return max(1.0, sum(part.length for part in source.ranges(probe)) / len(probe))
 
 
+def samples_in(num_bytes: int, source: Source) -> int:
+    """How many samples have about so many bytes, 1 at least."""
+    return max(1, round(num_bytes / mean_sample_bytes(source)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """Samples that are read and decoded as one chunk."""
@@ -75,6 +80,10 @@ class Plan(Protocol):
 
     def after(self, entry: Cursor, num_samples: int) -> Cursor:
         """The cursor once every rank was delivered `num_samples` since `entry`."""
+        ...
+
+    def position_after(self, entry: Cursor, num_samples: int) -> int:
+        """The position then, in the epoch of `entry`; its end's where that is reached."""
         ...
 
     def num_samples(self, cursor: Cursor) -> int:
@@ -125,6 +134,9 @@ class SamplePlan:
         if num_samples >= self.num_samples(entry):
             return Cursor(epoch=entry.epoch + 1)
         return self.order.after(entry, num_samples)
+
+    def position_after(self, entry: Cursor, num_samples: int) -> int:
+        return self.order.after(entry, num_samples).position
 
     def num_batches(self, cursor: Cursor) -> int:
         size = self.batch_size or self.chunk_samples

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ from iopipe.meter.report import Report
 from iopipe.order import Cursor
 from iopipe.plan import Plan, Task
 from iopipe.progress import Progress, place_of, state_of
-from iopipe.protocols import ErrorPolicy, Int64Array, Samples, Source, Store
+from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Samples, Source, Store
 from iopipe.stages import Delivery, Stage
 
 STATE_VERSION = 1
@@ -49,6 +49,8 @@ class RunSpec:
     max_errors: int
     window: int | None
     """None: batches come in the order of the plan; else as they are ready, from among so many."""
+    read_ahead: Callable[[Store, Iterator[Sequence[ByteRange]]], Store] | None
+    """Puts a store over the run's own that reads what is to come."""
     ledger: str | os.PathLike[str] | None
     """The folder where what is delivered is logged."""
 
@@ -252,7 +254,7 @@ class Run:
             epoch=task.epoch,
             first=first,
             num_planned=last - first,
-            position=self._spec.plan.order.after(task.entry, last).position if in_order else 0,
+            position=self._spec.plan.position_after(task.entry, last) if in_order else 0,
             ids=ids,
             left_out=_without(planned, ids),
         )
@@ -310,9 +312,13 @@ class _Pass:
             quarantined=quarantined,
         )
         self._store = spec.open_store()
+        self._ahead: Store | None = None
+        if spec.read_ahead is not None:
+            coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
+            self._ahead = spec.read_ahead(self._store, coming)
         self.engine = Engine(
             spec.plan.tasks(cursor),
-            spec.stages(self._store, delivery),
+            spec.stages(self._ahead or self._store, delivery),
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
             window=spec.window,
@@ -324,6 +330,8 @@ class _Pass:
         self.engine.close()
         if self._delivery is not None:
             self._delivery.close()
+        if self._ahead is not None:
+            self._ahead.close()
         if self._owns_store:
             self._store.close()
 

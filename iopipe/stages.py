@@ -6,12 +6,21 @@ spec holds no thread, no buffer and no open file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from iopipe.packing import Groups
-from iopipe.protocols import Allocate, Batch, Cause, Events, Samples, Source, Store
+from iopipe.protocols import (
+    Allocate,
+    Batch,
+    ByteRange,
+    Cause,
+    Events,
+    Samples,
+    Source,
+    Store,
+)
 
 Takes: TypeAlias = Literal["samples", "batch"]
 """What a stage's function gets: a `Samples` chunk, or the columns of a whole batch."""
@@ -102,6 +111,17 @@ class Toolkit(Protocol):
 
     def open_store(self, source: Source) -> Store:
         """A store of its own for one run over `source`; the run closes it."""
+        ...
+
+    def read_ahead(
+        self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
+    ) -> Store:
+        """A store over `store`, which it does not own, that reads `coming` before it is asked
+        for and holds about `num_bytes` at most."""
+        ...
+
+    def default_read_ahead(self, source: Source) -> int:
+        """Bytes to read ahead where nobody said how many; 0: none."""
         ...
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ class Place:
     def view(self, payload: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         raw = payload[self.offset : self.offset + self.num_bytes]
         return raw.view(self.dtype).reshape(self.shape)
+
+
+Layout: TypeAlias = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""By column: the shape of a row, and the dtype."""
 
 
 def aligned(offset: int) -> int:
@@ -80,3 +84,32 @@ class Arena:
         self._places[name] = place
         self.num_bytes = end
         return place
+
+
+class Room:
+    """The rows of one chunk in the arena of its batch: an `Allocate`."""
+
+    def __init__(self, arena: Arena, row: int, known: Layout) -> None:
+        """`known` are the columns of earlier chunks; what is learnt is added to it."""
+        self._arena = arena
+        self._row = row
+        self._known = known
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        rows = self._arena.rows(name, self._row, shape, dtype)
+        return np.empty(shape, dtype) if rows is None else rows
+
+    def learn(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Chunks to come will probably have such a column, too."""
+        self._known[name] = array.shape[1:], array.dtype
+
+    def reserved(self, num_rows: int) -> tuple[Slot | None, dict[str, Place]]:
+        """The slot, and where in it `num_rows` of each known column go."""
+        found = {}
+        for name, (row, dtype) in list(self._known.items()):
+            rows = self._arena.rows(name, self._row, (num_rows, *row), dtype)
+            if rows is not None:
+                begin = self._arena.places[name].offset
+                row_bytes = int(np.prod(row, dtype=np.int64)) * dtype.itemsize
+                found[name] = Place(begin + self._row * row_bytes, rows.shape, dtype)
+        return self._arena.slot, found

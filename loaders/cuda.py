@@ -7,6 +7,7 @@ trains; order between the copy stream and the training step is kept by events al
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -40,6 +41,20 @@ class CudaLink:
     def allocate_host(self, num_bytes: int) -> torch.Tensor:
         """Page-locked memory: only from there does a copy run beside the host."""
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def pin(self, address: int, num_bytes: int) -> None:
+        """Page-lock memory that is mapped already."""
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        code = runtime.cudaHostRegister(address, num_bytes, 0)
+        if int(code):
+            raise PipelineError(
+                f"CUDA could not page-lock {num_bytes} bytes ({code}): raise the container's "
+                "memory limit and `ulimit -l`, or use a smaller batch"
+            )
+
+    def unpin(self, address: int) -> None:
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        runtime.cudaHostUnregister(address)
 
     def allocate_device(self, num_bytes: int) -> torch.Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)

@@ -41,6 +41,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     - `seed`: with `shuffle`, the order is iopipe's, keyed by (seed, epoch), and split among
       the ranks of torch.distributed; random draws of a map-style dataset are keyed by
       (seed, epoch, index): the same for any number of worker processes, and after a resume.
+      Persistent workers then begin the next epoch before this one has been handed over.
     - `numa` and `tune` are reserved: other values than None are refused.
     """
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from iopipe.loaders.arena import Arena
+from iopipe.loaders.arena import Arena, Layout, Room
 from iopipe.loaders.collate import Packed, delivered_ids, pack, pack_columns, views
+from iopipe.loaders.shared import shared_slot
 from iopipe.loaders.slots import Ring, Slot, lend
 from iopipe.meter.events import HostEvents
-from iopipe.protocols import Allocate, Batch, Event, Events, Samples
+from iopipe.protocols import Batch, Event, Events, Samples
 
 _NUM_SLOTS = 4
 """Of each kind: one being written, one being copied or queued, two with the consumer."""
@@ -32,6 +32,10 @@ class Link(Protocol):
     def events(self) -> Events: ...
 
     def allocate_host(self, num_bytes: int) -> torch.Tensor: ...
+
+    def pin(self, address: int, num_bytes: int) -> None: ...
+
+    def unpin(self, address: int) -> None: ...
 
     def allocate_device(self, num_bytes: int) -> torch.Tensor: ...
 
@@ -48,39 +52,37 @@ class SlotDelivery:
     handed over.
     """
 
-    def __init__(self, link: Link | None) -> None:
+    def __init__(self, link: Link | None, *, is_shared: bool = False) -> None:
+        """With `is_shared` worker processes can write into the host slots."""
         self._link = link
         self._events: Events = HostEvents() if link is None else link.events
-        self._host = Ring(
-            _pageable if link is None else link.allocate_host,
-            num_slots=_NUM_SLOTS,
-            events=self._events,
-        )
+        self._host = Ring(_host_slots(link, is_shared), num_slots=_NUM_SLOTS, events=self._events)
         self._lock = threading.Lock()
         self._taking = threading.Lock()
         self._arenas: dict[Hashable, Arena] = {}
+        self._known: Layout = {}
         self._typical_bytes = 1
         # A device slot that is still in use is no reason to wait on the host: the copy
         # stream waits for it.
         self._device = (
-            None if link is None else Ring(link.allocate_device, num_slots=_NUM_SLOTS, events=None)
+            None
+            if link is None
+            else Ring(
+                lambda num_bytes: Slot(link.allocate_device(num_bytes)),
+                num_slots=_NUM_SLOTS,
+                events=None,
+            )
         )
 
     @property
     def events(self) -> Events:
         return self._events
 
-    def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Allocate:
+    def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Room:
         with self._lock:
             if batch not in self._arenas:
                 self._arenas[batch] = Arena(num_rows, self._take)
-            arena = self._arenas[batch]
-
-        def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-            rows = arena.rows(name, row, shape, dtype)
-            return np.empty(shape, dtype) if rows is None else rows
-
-        return allocate
+            return Room(self._arenas[batch], row, self._known)
 
     def collate(self, batch: Hashable, chunks: Sequence[Samples]) -> Batch:
         collated = self._collated(batch, chunks)
@@ -174,5 +176,9 @@ class _DeviceLoan:
         self._ring.give_back(self._slot)
 
 
-def _pageable(num_bytes: int) -> torch.Tensor:
-    return torch.empty(num_bytes, dtype=torch.uint8)
+def _host_slots(link: Link | None, is_shared: bool) -> Callable[[int], Slot]:
+    if is_shared:
+        return partial(shared_slot, pinning=link)
+    if link is None:
+        return lambda num_bytes: Slot(torch.empty(num_bytes, dtype=torch.uint8))
+    return lambda num_bytes: Slot(link.allocate_host(num_bytes))

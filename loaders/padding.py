@@ -7,6 +7,7 @@ is a column of the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,26 +24,28 @@ class RowsToPad(list[npt.NDArray[Any]]):
         super().__init__(rows)
         self.value = value
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowsToPad, (list(self), self.value)
+
 
 def pad_columns(values: Mapping[str, float]) -> Callable[[Samples], Samples]:
     """A stage function that marks columns to be padded, by name and with which value.
 
     A batch then has [b, longest, ...] of each and `NAME_lengths` int64 [b].
     """
+    return partial(_marked, values=dict(values))
 
-    def pad(samples: Samples) -> Samples:
-        missing = [name for name in values if name not in samples.columns]
-        if missing:
-            raise PipelineError(
-                f"columns {missing} are to be padded, there are {sorted(samples.columns)}"
-            )
-        marked = {
-            name: RowsToPad(_rows(name, samples.columns[name]), value)
-            for name, value in values.items()
-        }
-        return samples.made({**samples.columns, **marked})
 
-    return pad
+def _marked(samples: Samples, *, values: Mapping[str, float]) -> Samples:
+    missing = [name for name in values if name not in samples.columns]
+    if missing:
+        raise PipelineError(
+            f"columns {missing} are to be padded, there are {sorted(samples.columns)}"
+        )
+    marked = {
+        name: RowsToPad(_rows(name, samples.columns[name]), value) for name, value in values.items()
+    }
+    return samples.made({**samples.columns, **marked})
 
 
 def padded(name: str, parts: Sequence[RowsToPad]) -> dict[str, npt.NDArray[Any]]:

@@ -7,7 +7,7 @@ protocol only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from iopipe.errors import PipelineError
@@ -19,12 +19,15 @@ from iopipe.loaders.padding import pad_columns
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
-from iopipe.protocols import ErrorPolicy, Samples, Source, Store
+from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
 from iopipe.readers.packed import PackedSource
 from iopipe.stages import Delivery, ImageOptions
 from iopipe.storage import open_store
+from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
+
+_READ_AHEAD_BYTES = 256 << 20
 
 
 def read(
@@ -67,6 +70,14 @@ class _Loaders:
             return open_store(source.shards[0] if source.shards else "")
         return RoutedStore({place: open_store(shard) for place, shard in places.items()})
 
+    def read_ahead(
+        self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
+    ) -> Store:
+        return ReadAheadStore(store, coming, num_bytes=num_bytes)
+
+    def default_read_ahead(self, source: Source) -> int:
+        return _READ_AHEAD_BYTES if any(map(_is_remote, source.shards)) else 0
+
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)
 
@@ -85,3 +96,7 @@ class _Loaders:
         if device.split(":")[0] == "cuda":
             return SlotDelivery(CudaLink(device))
         raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+
+
+def _is_remote(path: str) -> bool:
+    return place_of(path).partition("://")[0] not in ("file", "memory")

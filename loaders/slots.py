@@ -24,10 +24,12 @@ share them."""
 class Slot:
     """One flat buffer; `event` is when its last use ends, None where that is now."""
 
-    __slots__ = ("buffer", "event")
+    __slots__ = ("__weakref__", "buffer", "event", "file")
 
-    def __init__(self, buffer: torch.Tensor) -> None:
+    def __init__(self, buffer: torch.Tensor, file: Any = None) -> None:
         self.buffer = buffer
+        self.file = file
+        """What other processes map to share the buffer; None where none may."""
         self.event: Event | None = None
 
     @property
@@ -44,7 +46,7 @@ class Ring:
 
     def __init__(
         self,
-        allocate: Callable[[int], torch.Tensor],
+        allocate: Callable[[int], Slot],
         *,
         num_slots: int,
         events: Events | None,
@@ -94,7 +96,7 @@ class Ring:
 
     def _new(self, num_bytes: int) -> Slot:
         self.num_allocated += 1
-        return Slot(self._allocate(-(-num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES))
+        return self._allocate(-(-num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES)
 
 
 class _Lease:

@@ -11,6 +11,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 LEAST = {
     "replace_dataloader.py": 0.95,
     "shard_photographs.py": 1.0,
+    "pack_tokens.py": 1.0,
     "tokenise_text.py": 1.0,
     "train_webdataset.py": 0.95,
 }

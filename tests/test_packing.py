@@ -367,9 +367,9 @@ def test_illegal_packing(corpus: tuple[Pipeline, list[list[int]]], tmp_path: Pat
         pipeline.pack(8).pack(8)
     with pytest.raises(PipelineError, match="call shuffle first"):
         pipeline.pack(8).shuffle(1)
-    with pytest.raises(PipelineError, match="come in order, and have no ledger yet"):
+    with pytest.raises(PipelineError, match="packed sequences come in order"):
         pipeline.pack(8).batch(2).run(in_order=False)
     with iopipe.DatasetWriter(tmp_path / "other") as writer:
         writer.write({"__key__": "a", "txt": b"x"})
-    with pytest.raises(PipelineError, match="does not say how long its documents are"):
+    with pytest.raises(PipelineError, match="does not say how long its samples are"):
         iopipe.read(tmp_path / "other").pack(8)

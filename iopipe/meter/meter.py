@@ -308,8 +308,9 @@ def _ratio(part: float, whole: float) -> float:
 
 def num_samples_of(batch: Any) -> int:
     """The first dimension of the first array in a batch; 0 where there is none."""
-    if shape := getattr(batch, "shape", None):
-        return int(shape[0])
+    if getattr(batch, "ndim", 0):
+        # torch's method comes first: a nested tensor refuses to tell its shape.
+        return int(batch.size(0) if callable(batch.size) else batch.shape[0])
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if not isinstance(batch, list | tuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -33,16 +34,13 @@ def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
     objects, npy arrays; other fields, and columns that hold no bytes, stay as they are.
     """
     _check(options)
+    return partial(_decoded, options=options)
 
-    def decode(samples: Samples) -> Samples:
-        return samples.made(
-            {
-                name: _named(name, column, samples, options)
-                for name, column in samples.columns.items()
-            }
-        )
 
-    return decode
+def _decoded(samples: Samples, *, options: ImageOptions) -> Samples:
+    return samples.made(
+        {name: _named(name, column, samples, options) for name, column in samples.columns.items()}
+    )
 
 
 def _check(options: ImageOptions) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import IterDataPipe, MapDataPipe
 from torch.utils.data import _utils as torch_utils
 from torch.utils.data import dataloader as torch_dataloader
 
+from iopipe.loaders.workers.ahead import Ahead, next_epoch
 from iopipe.loaders.workers.channels import IndexQueue, ResultQueue, ResultSender, end_with
 from iopipe.loaders.workers.death import causes_of_death, oom_kills
 from iopipe.loaders.workers.messages import SlabCollate
@@ -28,7 +29,12 @@ from iopipe.loaders.workers.samplers import EpochProgress, Skipping
 from iopipe.loaders.workers.seeds import SeededDataset
 from iopipe.loaders.workers.slabs import Arena
 from iopipe.loaders.workers.start import start_method
-from iopipe.loaders.workers.threads import ThreadQueue, ThreadTask, ThreadWorker
+from iopipe.loaders.workers.threads import (
+    ThreadIndexQueue,
+    ThreadQueue,
+    ThreadTask,
+    ThreadWorker,
+)
 from iopipe.meter.meter import Meter, num_samples_of
 from iopipe.meter.spans import Span
 
@@ -104,6 +110,9 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             )
         self._worker_pids_set = False
         self._shutdown = False
+        self._ahead: Ahead | None = None
+        """The epoch after that of `progress`, once batches of it are under way."""
+        self._runs_ahead = self._persistent_workers and self._in_order
         self._index_queues: list[Any] = []
         self._workers: list[Any] = []
         self._num_oom_kills = oom_kills()
@@ -124,7 +133,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         self._worker_result_queue: Any = ThreadQueue()
         self._workers_done_event: Any = threading.Event()
         for worker_id in range(self._num_workers):
-            indices = ThreadQueue()
+            indices = ThreadIndexQueue()
             worker = ThreadWorker(
                 ThreadTask(
                     kind=self._dataset_kind,
@@ -136,6 +145,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
                     collate_fn=self._collate_fn,
                     drop_last=self._drop_last,
                     base_seed=int(self._base_seed),
+                    shared_seed=self._shared_seed,
                     init_fn=self._worker_init_fn,
                     worker_id=worker_id,
                     num_workers=self._num_workers,
@@ -216,11 +226,53 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         if self._persistent_workers:
             self._register_persistent_workers_atexit()
 
+    # ---- epoch after epoch -----------------------------------------------------------
+
     def _reset(self, loader: DataLoader[Any], first_iter: bool = False) -> None:
         self.progress = self._index_sampler.progress = loader.progress
-        for indices in self._index_queues:
-            indices.epoch = self.progress.epoch
+        if not first_iter and self._takes_up_ahead():
+            return
+        self._ahead = None
+        self._begin_epoch(self.progress.epoch)
         super()._reset(loader, first_iter)
+
+    def _takes_up_ahead(self) -> bool:
+        ahead = self._ahead
+        if ahead is None or self._rcvd_idx != ahead.first_task:
+            return False
+        if not ahead.is_for(self._index_sampler.inner, self.progress):
+            return False
+        self._ahead = None
+        self._num_yielded = 0
+        for _ in range(self._prefetch_factor * self._num_workers - len(self._task_info)):
+            self._try_put_index()  # epochs shorter than what is prefetched left room
+        return True
+
+    def _next_index(self) -> Any:
+        """The indices of the next batch, or of the next epoch's where it is known already."""
+        try:
+            return super()._next_index()  # type: ignore[no-untyped-call]
+        except StopIteration:
+            if self._ahead is not None or not self._runs_ahead:
+                raise
+            self._ahead = next_epoch(
+                self._index_sampler.inner, epoch=self.progress.epoch, first_task=self._send_idx
+            )
+            if self._ahead is None:
+                raise
+        self._sampler_iter = self._ahead.indices
+        self._begin_epoch(self._ahead.epoch)
+        return super()._next_index()  # type: ignore[no-untyped-call]
+
+    def _next_data(self) -> Any:
+        if self._ahead is not None and self._rcvd_idx >= self._ahead.first_task:
+            raise StopIteration
+        return super()._next_data()  # type: ignore[no-untyped-call]
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """What is sent to the workers from now on is for this epoch."""
+        for indices in self._index_queues:
+            indices.epoch = epoch
 
     def _try_get_data(self, timeout: float = torch_utils.MP_STATUS_CHECK_INTERVAL) -> Any:
         try:

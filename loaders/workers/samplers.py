@@ -58,19 +58,20 @@ class OrderSampler(DistributedSampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._order().num_local(Cursor(epoch=self.epoch))
+        return self.order().num_local(Cursor(epoch=self.epoch))
 
     def __iter__(self) -> Iterator[int]:
         return self.iter_from(0)
 
     def iter_from(self, num_skipped: int) -> Iterator[int]:
         """Without the first `num_skipped` indices."""
-        order, cursor = self._order(), Cursor(epoch=self.epoch)
+        order, cursor = self.order(), Cursor(epoch=self.epoch)
         num_local = order.num_local(cursor)
         for first in range(num_skipped, num_local, _BLOCK):
             yield from order.ids(cursor, first, min(first + _BLOCK, num_local)).tolist()
 
-    def _order(self) -> Order:
+    def order(self) -> Order:
+        """The arithmetic behind it, as it is now."""
         sequence = FullShuffle(num_samples=len(self.data), seed=self.seed)
         rank, world = self.rank, self.world
         if rank is None or world is None:  # torch.distributed may begin after the loader was made

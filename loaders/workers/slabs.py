@@ -8,7 +8,6 @@ of /dev/shm's limit, and are gone with the last process that maps them, however 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from iopipe.loaders.workers.mapping import map_shared
 
 ALIGNMENT = 64
 _ROUNDING_BYTES = 1 << 21
@@ -34,8 +35,8 @@ class Slab:
         self.fd = fd
         """Of the worker's side, until the other side has it; -1 after that, and there."""
         self.num_bytes = num_bytes
-        self.memory = mmap.mmap(fd, num_bytes)
-        self.address = int(np.frombuffer(self.memory, np.uint8).ctypes.data)
+        self.memory = map_shared(fd, num_bytes)
+        self.address = int(self.memory.ctypes.data)
 
 
 class Arena:
@@ -155,8 +156,7 @@ class Mappings:
 
     def lent(self, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The whole slab as bytes; it goes back once nothing refers to this array's memory."""
-        slab = self._slabs[number]
-        lease = _Lease(slab)
+        lease = _Lease(self._slabs[number])
         finalizer = weakref.finalize(lease, self._freed, number)
         finalizer.atexit = False
         return np.asarray(lease)

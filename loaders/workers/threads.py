@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch._utils import ExceptionWrapper
-from torch.utils.data import _DatasetKind
+from torch.utils.data import IterDataPipe, _DatasetKind
 from torch.utils.data._utils import collate as torch_collate
 from torch.utils.data._utils import worker as torch_worker
+from torch.utils.data.graph_settings import apply_random_seed
 
 from iopipe.loaders.workers.seeds import SeededDataset
+
+_JOIN_SECONDS = 5.0
+"""How long the end of the program waits for the sample that a thread works on."""
 
 
 class ThreadQueue(queue.Queue[Any]):
     """A queue with the methods that torch calls on those of multiprocessing."""
-
-    epoch = 0
 
     def cancel_join_thread(self) -> None:
         """There is no thread to wait for."""
@@ -37,19 +40,30 @@ class ThreadQueue(queue.Queue[Any]):
         """Nothing is held."""
 
 
+class ThreadIndexQueue(ThreadQueue):
+    """Indices for one worker, each with the epoch that it was put for."""
+
+    epoch = 0
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put((item, self.epoch), block, timeout)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadTask:
     """What one worker needs to know."""
 
     kind: Any
     dataset: Any
-    indices: ThreadQueue
+    indices: ThreadIndexQueue
     results: ThreadQueue
     done: threading.Event
     auto_collation: bool
     collate_fn: Callable[[Any], Any]
     drop_last: bool
     base_seed: int
+    shared_seed: int | None
+    """The same in all workers; only data pipes have one."""
     init_fn: Callable[[int], None] | None
     worker_id: int
     num_workers: int
@@ -58,10 +72,9 @@ class ThreadTask:
 class ThreadWorker:
     """One thread, with the attributes that torch reads of a worker process."""
 
-    exitcode: int | None = None
-
     def __init__(self, task: ThreadTask) -> None:
         self.pid = os.getpid()
+        self._task = task
         self._thread = threading.Thread(
             target=_loop, args=(task,), name=f"iopipe-worker-{task.worker_id}", daemon=True
         )
@@ -70,6 +83,15 @@ class ThreadWorker:
     def start(self) -> None:
         _make_worker_info_local()
         self._thread.start()
+        # Also where the program ends in the middle of an epoch: the interpreter cuts threads
+        # off wherever they are, and inside torch that aborts the process.
+        self.end_with_program = weakref.finalize(self, _end, self._task, self._thread)
+
+    @property
+    def exitcode(self) -> int | None:
+        """None until the thread has ended, then 0: its errors travel as results."""
+        is_over = self._thread.ident is not None and not self._thread.is_alive()
+        return 0 if is_over else None
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -81,8 +103,15 @@ class ThreadWorker:
         """A thread cannot be ended: it ends itself after the sample that it works on."""
 
 
+def _end(task: ThreadTask, thread: threading.Thread) -> None:
+    task.done.set()
+    task.indices.put(None)
+    if thread is not threading.current_thread():
+        thread.join(_JOIN_SECONDS)
+
+
 def _loop(task: ThreadTask) -> None:
-    dataset = copy.copy(task.dataset)
+    dataset = _own_copy(task.dataset, task.shared_seed)
     seed = task.base_seed + task.worker_id
     state = np.random.SeedSequence([task.worker_id, task.base_seed]).generate_state(4)
     torch_worker._iopipe_here.info = torch_worker.WorkerInfo(  # type: ignore[attr-defined]
@@ -104,10 +133,14 @@ def _loop(task: ThreadTask) -> None:
     except Exception:
         failure = ExceptionWrapper(where=where)  # type: ignore[no-untyped-call]
     is_over = False
-    while (item := task.indices.get()) is not None:
+    while True:
+        item, epoch = task.indices.get()
+        if item is None:
+            return
         if isinstance(item, torch_worker._ResumeIteration):
             task.results.put((item, None))
             is_over = False
+            dataset = _seeded(dataset, item.seed)
             fetcher = _fetcher(task, dataset)
             continue
         if task.done.is_set() or is_over:
@@ -118,7 +151,7 @@ def _loop(task: ThreadTask) -> None:
             failure = None
             continue
         if isinstance(dataset, SeededDataset):
-            dataset.epoch = task.indices.epoch
+            dataset.epoch = epoch
         try:
             result = fetcher.fetch(indices)
         except Exception as error:
@@ -132,6 +165,21 @@ def _loop(task: ThreadTask) -> None:
         del item, indices, result
 
 
+def _own_copy(dataset: Any, shared_seed: int | None) -> Any:
+    """Of data pipes the whole graph, since iterating changes each of them; of others the object
+    alone: what it refers to (arrays, readers) is shared, which is why threads are used."""
+    if isinstance(dataset, IterDataPipe):
+        return _seeded(copy.deepcopy(dataset), shared_seed)
+    return copy.copy(dataset)
+
+
+def _seeded(dataset: Any, shared_seed: int | None) -> Any:
+    """Data pipes that shuffle do it alike in all workers."""
+    if not isinstance(dataset, IterDataPipe) or shared_seed is None:
+        return dataset
+    return apply_random_seed(dataset, torch.Generator().manual_seed(shared_seed))
+
+
 def _fetcher(task: ThreadTask, dataset: Any) -> Any:
     collate = task.collate_fn
     if collate is torch_collate.default_collate:
@@ -142,7 +190,8 @@ def _fetcher(task: ThreadTask, dataset: Any) -> Any:
 
 
 def _stacked(batch: Any, *, collate_fn_map: Any = None) -> torch.Tensor:
-    if type(batch[0]) is torch.Tensor and batch[0].layout == torch.strided:
+    first = batch[0]
+    if type(first) is torch.Tensor and first.layout == torch.strided and not first.is_nested:
         return torch.stack(batch, 0)
     stacked: torch.Tensor = torch_collate.collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
     return stacked

@@ -58,6 +58,7 @@ class FakeLink:
     def __init__(self) -> None:
         self.copy = FakeStream()
         self.compute = FakeStream()
+        self.pinned: dict[int, int] = {}
         self.num_host_allocations = 0
         self.num_device_allocations = 0
         self.num_synchronizations = 0
@@ -67,6 +68,12 @@ class FakeLink:
         return self
 
     # ---- Link ------------------------------------------------------------------------
+
+    def pin(self, address: int, num_bytes: int) -> None:
+        self.pinned[address] = num_bytes
+
+    def unpin(self, address: int) -> None:
+        del self.pinned[address]
 
     def allocate_host(self, num_bytes: int) -> torch.Tensor:
         self.num_host_allocations += 1

@@ -152,6 +152,20 @@ class Counting(Numbers):
         return self.asked
 
 
+class Asked(Numbers):
+    """How many samples all copies of the dataset together have been asked for."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__(num)
+        self.num_asked = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.lock = torch.multiprocessing.get_context("fork").Lock()
+
+    def __getitem__(self, index: int) -> Any:
+        with self.lock:
+            self.num_asked += 1
+        return super().__getitem__(index)
+
+
 class Augmented(Numbers):
     """Draws from the global generators and, where there is one, the sample's own."""
 
@@ -170,6 +184,10 @@ class Augmented(Numbers):
 
 def negated(batch: list[Any]) -> Any:
     return [-item for item in batch]
+
+
+def first_clone(batch: list[Any]) -> Any:
+    return batch[0].clone()
 
 
 def remember_worker(worker_id: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Sampl
 from iopipe.readers.packed import PackedSource
 from iopipe.stages import Delivery, ImageOptions
 from iopipe.storage import MemoryStore
+from iopipe.storage.ahead import ReadAheadStore
 
 
 class NumberSource:
@@ -73,6 +74,14 @@ class FakeToolkit:
     def open_store(self, source: Source) -> Store:
         self.stores.append(MemoryStore())
         return self.stores[-1]
+
+    def read_ahead(
+        self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
+    ) -> Store:
+        return ReadAheadStore(store, coming, num_bytes=num_bytes)
+
+    def default_read_ahead(self, source: Source) -> int:
+        return 0
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return lambda samples: samples

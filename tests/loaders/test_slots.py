@@ -12,12 +12,12 @@ import torch
 from fakes.link import FakeLink
 
 from iopipe.loaders.delivery import SlotDelivery
-from iopipe.loaders.slots import Ring, lend
+from iopipe.loaders.slots import Ring, Slot, lend
 from iopipe.protocols import Samples
 
 
 def _ring(link: FakeLink, num_slots: int = 2) -> Ring:
-    return Ring(link.allocate_host, num_slots=num_slots, events=link)
+    return Ring(lambda n: Slot(link.allocate_host(n)), num_slots=num_slots, events=link)
 
 
 def _samples(value: int, num_rows: int = 4, width: int = 1000) -> Samples:

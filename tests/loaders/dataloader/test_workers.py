@@ -185,6 +185,37 @@ def test_descriptors_do_not_grow_with_batches(ours: Make) -> None:
     loader.close()
 
 
+def test_kept_batches_hold_no_descriptors() -> None:
+    loader = iopipe.DataLoader(data.Numbers(40), num_workers=1)
+    process = psutil.Process()
+    iterator = iter(loader)
+    kept = [next(iterator)]
+    before = process.num_fds()
+    (worker,) = iterator._workers
+    worker_before = psutil.Process(worker.pid).num_fds()
+    kept += [next(iterator) for _ in range(30)]
+    assert process.num_fds() == before
+    assert psutil.Process(worker.pid).num_fds() <= worker_before + 1  # one may be under way
+    assert [int(batch[0]) for batch in kept] == list(range(31))
+    del iterator
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+def test_old_nested_tensors_are_refused_as_torch_does(make: Make) -> None:
+    samples = [torch.nested.nested_tensor([torch.ones(2)]) for _ in range(4)]
+    loader = make(samples, batch_size=2, num_workers=1)
+    with pytest.raises(RuntimeError, match="not currently supported by the default collate_fn"):
+        next(iter(loader))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_old_nested_tensors_pass_a_collate_function(make: Make, num_workers: int) -> None:
+    samples = [torch.nested.nested_tensor([torch.full((2,), float(i))]) for i in range(4)]
+    loader = make(samples, batch_size=2, num_workers=num_workers, collate_fn=data.first_clone)
+    assert [float(batch.unbind()[0][0]) for batch in loader] == [0.0, 2.0]
+
+
 # ---- the end of workers ------------------------------------------------------------------
 
 
@@ -304,6 +335,24 @@ def test_a_script_that_ends_early_ends(tmp_path: Path, mode: str) -> None:
     process = started(tmp_path, mode=mode, method=None, then="")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0 and not errors.strip(), errors
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_script_that_ends_with_its_iterator_alive_ends(tmp_path: Path, mode: str) -> None:
+    process = started(tmp_path, mode=mode, method=None, then="data.kept = iterator")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0 and not errors.strip(), errors
+
+
+def test_the_end_of_a_program_waits_for_its_threads() -> None:
+    """As `weakref.finalize` calls it then; a thread that is cut off inside torch aborts."""
+    iterator = iter(iopipe.DataLoader(data.Numbers(1000), num_workers=2, worker_mode="thread"))
+    next(iterator)
+    workers = iterator._workers
+    assert [worker.exitcode for worker in workers] == [None, None]
+    for worker in workers:
+        worker.end_with_program()
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_dropped_iterators_end_their_workers(ours: Make) -> None:
