@@ -74,15 +74,18 @@ TRIALS = {
     "no workers, storage twice as fast": _trial(
         "2x faster storage", Setting(storage_ms=2, pixels=64, workers=0), storage_ms=1.0
     ),
+    "decodes, 1 to 2 workers": _trial(
+        "2x decode threads", Setting(pixels=640, num_batches=96), workers=2
+    ),
     "bursts, deeper queue": _trial(
         "prefetch 8", Setting(storage_ms=1.1, is_bursty=True), prefetch=8
     ),
     "iopipe, storage twice as fast": _trial(
         "2x faster storage",
-        Setting(kind="iopipe", storage_ms=60, pixels=64, workers=1), storage_ms=30.0,
+        Setting(kind="iopipe", storage_ms=60, pixels=64, num_batches=144), storage_ms=30.0,
     ),
     "iopipe, cached": _trial(
-        "cached", Setting(kind="iopipe", storage_ms=40, pixels=64, workers=1), storage_ms=0.0
+        "cached", Setting(kind="iopipe", storage_ms=40, pixels=64, num_batches=144), storage_ms=0.0
     ),
 }  # fmt: skip
 

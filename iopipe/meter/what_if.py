@@ -83,7 +83,7 @@ def what_if(
     if len(steps) - skipped < _MIN_STEPS or not any(map(any, services)):
         return ()
     measured = [_lap_ns(step) for step in steps]
-    takes = _takes_ns(steps)
+    takes = _takes_ns(steps, model)
     base = _laps(steps, model, services, take_ns=takes[0])
     num_samples = sum(step.num_samples for step in steps[skipped:])
     found = []
@@ -163,11 +163,12 @@ def _laps(
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _takes_ns(steps: Sequence[RecordedStep]) -> tuple[int, int]:
+def _takes_ns(steps: Sequence[RecordedStep], model: LoaderModel) -> tuple[int, int]:
     """What the loop itself has to do for a batch that is there, at least and at most: of the
     way of a batch that was waited for nobody knows which part the loop had to go."""
     least = round(statistics.median(step.take_ns for step in steps))
-    return least, max(least, _travel_ns(steps)) if least else 0
+    made_in_the_loop = model.window == 0
+    return least, least if made_in_the_loop else max(least, _travel_ns(steps))
 
 
 def _travel_ns(steps: Sequence[RecordedStep]) -> int:
