@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iopipe.loaders.workers.seeds import sample_generator as sample_generator
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
-    from iopipe.meter.watched import watch as meter  # noqa: F401
+    from iopipe.meter.watched import meter as meter
     from iopipe.pipeline import Pipeline as Pipeline
     from iopipe.progress import merge_states as merge_states
     from iopipe.protocols import Samples as Samples

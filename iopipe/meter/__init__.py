@@ -16,10 +16,10 @@ class _Callable(ModuleType):
     reference, which allows a module's class to be set."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """See `iopipe.meter.watched.watch`."""
-        from iopipe.meter.watched import watch
+        """See `iopipe.meter.watched.meter`."""
+        from iopipe.meter.watched import meter
 
-        return watch(*arguments, **options)
+        return meter(*arguments, **options)
 
 
 sys.modules[__name__].__class__ = _Callable

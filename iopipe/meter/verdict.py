@@ -79,4 +79,5 @@ def _busiest(report: Report) -> list[str]:
     if not report.stages:
         return []
     stage = max(report.stages, key=lambda stage: stage.busy_fraction)
-    return [f"{stage.name} is the busiest stage, {100 * stage.busy_fraction:.0f} % of its threads"]
+    percent = 100 * stage.busy_fraction
+    return [f"{stage.name} is the busiest stage, its threads work {percent:.0f} % of the time"]

@@ -61,7 +61,7 @@ class MeteredLoader(Generic[T]):
         return self._meter.report()
 
 
-def watch(
+def meter(
     loader: Iterable[T],
     *,
     device: str | None = None,
@@ -80,14 +80,14 @@ def watch(
     `windows` repeats a batch now and then, to find what the input costs without stopping the
     step; it adds steps to the training.  `ranks` compares the stalls of all ranks.
     """
-    meter = Meter(
+    measured = Meter(
         events_of(device, streams, clock=clock),
         clock=clock,
         history=history,
         windows=None if windows is None else WindowMeter(),
         ranks=ranks,
     )
-    return MeteredLoader(loader, meter=meter, windows=windows)
+    return MeteredLoader(loader, meter=measured, windows=windows)
 
 
 def events_of(

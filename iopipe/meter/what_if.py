@@ -1,15 +1,15 @@
 """What a change of the input would bring, before anybody makes it.
 
 Stands between the replay and the report.  Invariant: a prediction is the measured rate times
-the ratio of two replays of the same steps, with an interval; where the CPU sets a limit, no
-number lies above it.
+the ratio of two replays of the same steps, with an interval; none lies above the limit that
+the cores set, and no interval further above it than two runs differ anyway.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from iopipe.meter.loader_model import LoaderModel, Production, StageModel
@@ -74,9 +74,10 @@ def what_if(
     """What each change would bring; empty where too few steps are known, or no spans.
 
     `causes`: the measured stall as fractions of the wall time, for the bound 1 / (1 - s).
-    The interval covers 95 % of block-bootstrap resamples, the misfit of the replay to what
-    was measured, and a disturbance of 3 %.  Assumed: service times do not depend on the
-    change; where threads contend, `limits` says how far they scale.
+    The interval covers 95 % of block-bootstrap resamples, the misfit of the replay to what was
+    measured, a disturbance of 3 %, and that nobody knows which part of a batch's way to the
+    loop is the loop's own work.  Assumed: service times do not depend on the change; where
+    threads contend, `limits` says how far they scale.
     """
     services = model.services(steps)
     skipped = _warm_up(model)
@@ -263,21 +264,16 @@ def _ceiling(
 def _prediction(
     change: Change, rates: _Rates, *, now: float, ceiling: float, causes: Mapping[str, float]
 ) -> WhatIf:
-    capped = _capped(ceiling)
     low = min(rates.low, ceiling * (1 - 2 * _DISTURBANCE))
     if change.is_estimate:
         low = min(low, now * (1 - _DISTURBANCE))
     return WhatIf(
         change=change.name,
-        samples_per_second=capped(rates.mean),
+        samples_per_second=min(rates.mean, ceiling),
         low=low,
-        high=max(capped(rates.high), low),
+        high=max(min(rates.high, ceiling * (1 + _DISTURBANCE)), low),
         bound=now / max(1e-3, 1 - _removed(change, causes)),
     )
-
-
-def _capped(ceiling: float) -> Callable[[float], float]:
-    return lambda rate: min(rate, ceiling)
 
 
 def _removed(change: Change, causes: Mapping[str, float]) -> float:

@@ -39,6 +39,11 @@ class TimedBatch:
         return TimedBatch, (self.batch, self.spans, self.cpu_ns)
 
 
+def unwrapped(item: Any) -> Any:
+    """The batch as the script expects it."""
+    return item.batch if isinstance(item, TimedBatch) else item
+
+
 def timed_creator(create: Callable[..., Any]) -> Callable[..., Any]:
     """torch's `create_fetcher`, whose fetchers time what they do."""
 

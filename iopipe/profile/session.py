@@ -21,16 +21,16 @@ from iopipe.meter.cores import usable_cores
 from iopipe.meter.events import CudaEvents, HostEvents
 from iopipe.meter.loader_model import model_of_workers
 from iopipe.meter.meter import Meter, num_samples_of
-from iopipe.meter.report import Report
+from iopipe.meter.report import Report, StageReport
 from iopipe.meter.spans import Span
 from iopipe.meter.what_if import Limits
-from iopipe.profile.fetches import TimedBatch
+from iopipe.profile.fetches import TimedBatch, unwrapped
 from iopipe.protocols import Events
 
 MAX_STEPS = 100_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watched:
     """One loader and what is known of its iterations."""
 
@@ -39,6 +39,7 @@ class Watched:
     prefetch_factor: int
     num_steps: int = 0
     worker_cpu_ns: int = 0
+    worker_busy_ns: int = 0
     is_over: bool = False
 
 
@@ -53,7 +54,7 @@ class Session:
         default_factory=weakref.WeakKeyDictionary
     )
     kept: list[Watched] = field(default_factory=list)
-    """All of them: a loader may be gone before its numbers are wanted."""
+    """Those that still exist, and the one whose loop took longest."""
     current: Meter | None = None
     """Of the loader that handed over the latest batch: marks are made there."""
     is_written: bool = False
@@ -64,6 +65,7 @@ class Session:
         if watched is None:
             meter = Meter(self.events(), max_steps=MAX_STEPS)
             watched = Watched(meter, loader.num_workers, loader.prefetch_factor or 2)
+            self._forget_short_ones()
             self.loaders[loader] = watched
             self.kept.append(watched)
         elif not watched.is_over:
@@ -73,7 +75,7 @@ class Session:
     def next_batch(self, watched: Watched, get: Callable[[], Any]) -> Any:
         """What `get` gives, measured while there are steps left to measure."""
         if watched.is_over:
-            return _unwrapped(get())
+            return unwrapped(get())
         watched.meter.enter()
         worked_ns = time.thread_time_ns()
         try:
@@ -107,7 +109,7 @@ class Session:
 
     def write(self) -> None:
         """Leave what was measured in the folder; once, and nothing where nothing was."""
-        main = max(self.kept, key=lambda one: one.meter.report().wall_seconds, default=None)
+        main = max(self.kept, key=_wall_seconds, default=None)
         if self.is_written or main is None or not main.num_steps:
             return
         self.is_written = True
@@ -124,8 +126,15 @@ class Session:
         temporary.write_text(json.dumps(content))
         os.replace(temporary, target)
 
+    def _forget_short_ones(self) -> None:
+        """Some scripts make a loader an epoch."""
+        alive = list(self.loaders.values())
+        best = max(self.kept, key=_wall_seconds, default=None)
+        self.kept = [one for one in self.kept if one is best or one in alive]
+
     def _opened(self, watched: Watched, item: TimedBatch) -> tuple[Any, tuple[Span, ...]]:
         watched.worker_cpu_ns += item.cpu_ns if watched.num_workers else 0
+        watched.worker_busy_ns += item.spans[-1].end_ns - item.spans[0].start_ns
         return item.batch, item.spans
 
     def _ends(self, watched: Watched) -> None:
@@ -143,8 +152,31 @@ def report_of(watched: Watched) -> Report:
         cpu_seconds_per_sample=taken / cpu.num_samples if cpu.num_samples else 0.0,
     )
     model = model_of_workers(watched.num_workers, watched.prefetch_factor)
-    report = watched.meter.report(model=model, limits=limits)
+    stages = _stages(watched, cpu.wall_seconds)
+    report = watched.meter.report(stages=stages, model=model, limits=limits)
     return replace(report, environment=_environment(watched))
+
+
+def _stages(watched: Watched, seconds: float) -> tuple[StageReport, ...]:
+    """torch's workers are one stage; without any the loop's own thread is."""
+    if not watched.worker_busy_ns:
+        return ()
+    threads = max(1, watched.num_workers)
+    busy_seconds = watched.worker_busy_ns / 1e9
+    return (
+        StageReport(
+            name="worker",
+            cause="decode",
+            concurrency=threads,
+            num_items=watched.num_steps,
+            busy_seconds=busy_seconds,
+            busy_fraction=min(1.0, busy_seconds / (threads * seconds)) if seconds else 0.0,
+        ),
+    )
+
+
+def _wall_seconds(watched: Watched) -> float:
+    return watched.meter.report().wall_seconds
 
 
 def clock_of_training() -> Events:
@@ -153,10 +185,6 @@ def clock_of_training() -> Events:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return CudaEvents("cuda")
     return HostEvents()
-
-
-def _unwrapped(item: Any) -> Any:
-    return item.batch if isinstance(item, TimedBatch) else item
 
 
 def _environment(watched: Watched) -> dict[str, str]:

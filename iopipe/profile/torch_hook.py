@@ -6,15 +6,15 @@ added: batches, order, random draws and errors are the loader's own.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import weakref
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iopipe.profile.fetches import TIMED, timed_creator
+from iopipe.profile.fetches import TIMED, timed_creator, unwrapped
 from iopipe.profile.startup import FOLDER, STEPS
 
 _process: int | None = None
@@ -70,8 +70,7 @@ def _measured_next(original: Any) -> Any:
     def __next__(self: Any) -> Any:
         watched = _iterations.get(self)
         if watched is None:
-            item = original(self)
-            return getattr(item, "batch", item) if type(item).__name__ == "TimedBatch" else item
+            return unwrapped(original(self))
         return _session.next_batch(watched, lambda: original(self))
 
     return __next__
@@ -97,7 +96,8 @@ def _new_session() -> Any:
     register_optimizer_step_post_hook(_marks_step)
     if torch.cuda.is_available():
         _mark_device_work(torch, session)
-    atexit.register(session.write)
+    # Runs at the end of forked processes as well, which atexit does not.
+    Finalize(None, session.write, exitpriority=0)
     return session
 
 

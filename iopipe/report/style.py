@@ -16,7 +16,7 @@ CAUSE_COLORS: Mapping[str, str] = {
     "collate": "#5091ff",
     "queue": "#6b6b6b",
     "h2d": "#0abf62",
-    "gpu_decode": "#8811ff",
+    "gpu_decode": "#901b0f",
     "loader": "#e18c00",
 }
 """After Okabe and Ito (Color Universal Design, 2008), moved apart by search."""

@@ -37,7 +37,7 @@ def test_the_verdict_names_the_main_cause_first() -> None:
     assert _report(0.312).verdict == (
         "the training step starved 31.2 % of the time: decode-bound (decode 28.1 %, storage 3.1 %)"
         "; 30.0 % recoverable; 2x decode threads: predicted 1.36x (1.30 to 1.41)"
-        "; decode is the busiest stage, 25 % of its threads"
+        "; decode is the busiest stage, its threads work 25 % of the time"
     )
     assert _report(0.004).verdict == "fed: the training step starved 0.4 % of the time"
 

@@ -84,6 +84,10 @@ def test_a_loader_that_waits_is_storage_bound(
     assert max(causes, key=lambda name: causes[name]) == "storage"
     assert "loader" not in causes  # its inside was seen
     assert report["environment"]["workers"] == str(workers)
+    stage = report["stages"][0]
+    assert stage["name"] == "worker"
+    assert stage["threads"] == max(1, workers)
+    assert 0.5 < stage["busy"] <= 1
 
 
 def test_predictions_need_enough_steps(script: Path) -> None:
