@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,13 +22,16 @@ from iopipe.bench.what_if_pipelines import TRIALS, Trial
 from iopipe.profile.command import profile
 
 
+_MAX_TRIES = 3
+_QUIET_CORES = 0.1
+
+
 def measure(name: str, trial: Trial, *, num_rounds: int) -> dict[str, Any]:
     """Predictions of every round, and the outcome."""
     before, after = [], []
-    foreign = ForeignLoad()
     for _ in range(num_rounds):
-        before.append(_report(name, trial, changed=False))
-        after.append(_report(name, trial, changed=True))
+        before.append(_quiet_report(name, trial, changed=False))
+        after.append(_quiet_report(name, trial, changed=True))
     outcome = statistics.median(report["samples_per_second"] for report in after)
     rounds = [_compared(report, trial.change, outcome) for report in before]
     return {
@@ -38,8 +42,21 @@ def measure(name: str, trial: Trial, *, num_rounds: int) -> dict[str, Any]:
         "outcome_most": max(report["samples_per_second"] for report in after),
         "rounds": rounds,
         "num_inside": sum(one["is_inside"] for one in rounds),
-        "foreign_cores": foreign.cores(),
+        "foreign_cores": max(report["foreign_cores"] for report in (*before, *after)),
     }
+
+
+def _quiet_report(name: str, trial: Trial, *, changed: bool) -> dict[str, Any]:
+    """A run that others disturbed is made again, a few times at most; the least disturbed one
+    is kept, chosen by the foreign load and never by its speed."""
+    tries: list[dict[str, Any]] = []
+    while len(tries) < _MAX_TRIES:
+        foreign = ForeignLoad()
+        report = _report(name, trial, changed=changed)
+        tries.append({**report, "foreign_cores": foreign.cores()})
+        if tries[-1]["foreign_cores"] <= _QUIET_CORES:
+            break
+    return min(tries, key=lambda report: float(report["foreign_cores"]))
 
 
 def _report(name: str, trial: Trial, *, changed: bool) -> dict[str, Any]:
@@ -53,8 +70,6 @@ def _report(name: str, trial: Trial, *, changed: bool) -> dict[str, Any]:
 
 
 def _run_iopipe(command: Sequence[str], target: Path) -> dict[str, Any]:
-    import subprocess
-
     subprocess.run(command, check=True)
     report: dict[str, Any] = json.loads(target.read_text())
     return report
@@ -64,6 +79,7 @@ def _compared(report: dict[str, Any], change: str, outcome: float) -> dict[str, 
     predicted = next(one for one in report["what_if"] if one["change"] == change)
     return {
         "before": report["samples_per_second"],
+        "foreign_cores": report["foreign_cores"],
         **predicted,
         "is_inside": predicted["low"] <= outcome <= predicted["high"],
     }

@@ -82,10 +82,10 @@ TRIALS = {
     ),
     "iopipe, storage twice as fast": _trial(
         "2x faster storage",
-        Setting(kind="iopipe", storage_ms=60, pixels=64, num_batches=144), storage_ms=30.0,
+        Setting(kind="iopipe", storage_ms=60, pixels=64, num_batches=96), storage_ms=30.0,
     ),
     "iopipe, cached": _trial(
-        "cached", Setting(kind="iopipe", storage_ms=40, pixels=64, num_batches=144), storage_ms=0.0
+        "cached", Setting(kind="iopipe", storage_ms=40, pixels=64, num_batches=96), storage_ms=0.0
     ),
 }  # fmt: skip
 
