@@ -21,7 +21,6 @@ from iopipe.bench.harness import ForeignLoad, write_results
 from iopipe.bench.what_if_pipelines import TRIALS, Trial
 from iopipe.profile.command import profile
 
-
 _MAX_TRIES = 3
 _QUIET_CORES = 0.1
 
