@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from iopipe.protocols import Batch, Samples, Source, Store
-from iopipe.stages import Delivery, Stage
+from iopipe.stages import Delivery, Stage, Workers
 
 READ_THREADS = 2
 
@@ -19,20 +19,20 @@ READ_THREADS = 2
 def bound_stages(
     source: Source,
     stages: Sequence[Stage],
-    store: Store,
+    store: Store | None,
+    workers: Workers | None,
     delivery: Delivery | None,
     *,
     prefetch: int,
 ) -> tuple[Stage, ...]:
-    """The read, `stages`, and the transfer, which keeps `prefetch` batches ahead."""
-    first = Stage(
-        name="read",
-        function=_reader(source, store),
-        takes="samples",
-        cause="storage",
-        concurrency=READ_THREADS,
-        buffer=4,
-    )
+    """The read from `store`, or `workers` that do all that is done to samples, then `stages`,
+    and the transfer, which keeps `prefetch` batches ahead."""
+    if workers is not None:
+        first = _workers_stage(workers)
+        stages = [stage for stage in stages if stage.takes == "batch"]
+    else:
+        assert store is not None
+        first = _read_stage(source, store)
     if delivery is None:
         return (first, *stages)
     bound = tuple(
@@ -49,6 +49,31 @@ def bound_stages(
         buffer=prefetch,
     )
     return (first, *bound, last)
+
+
+def _read_stage(source: Source, store: Store) -> Stage:
+    """Threads of this process read."""
+    return Stage(
+        name="read",
+        function=_reader(source, store),
+        takes="samples",
+        cause="storage",
+        concurrency=READ_THREADS,
+        buffer=4,
+    )
+
+
+def _workers_stage(workers: Workers) -> Stage:
+    """Worker processes read and do all that is done to samples; a thread waits for each."""
+    return Stage(
+        name="workers",
+        function=workers.apply,
+        takes="samples",
+        cause="decode",
+        concurrency=workers.num_workers,
+        buffer=workers.num_workers,
+        fills=True,
+    )
 
 
 def _reader(source: Source, store: Store) -> Callable[[Samples], Samples]:

@@ -122,7 +122,7 @@ class Engine:
         self._tasks_lock = threading.Lock()
         self._num_tasks = 0
         self._seed = seed
-        self._delivery = delivery if _decodes_last(stages) else None
+        self._delivery = delivery if _fills_slots(stages) else None
         self._faults = faults
         self._clocks: list[StageClock] = []
         self._edges: list[Edge[Item]] = []
@@ -252,6 +252,8 @@ class Engine:
             )
         except Exception as error:
             return Failure(error, chunk.number)
+        if chunk.samples.history:
+            chunk.spans[-1:] = [Span(*part) for part in chunk.samples.history]
         return chunk
 
     def _collate(
@@ -283,11 +285,11 @@ class Engine:
             target.put(sequence, item)
 
 
-def _decodes_last(stages: Sequence[Stage]) -> bool:
-    """Whether decoded arrays go straight to the collation.  A user's function in between
-    may keep what it was given, so it must not be given memory that is used again."""
+def _fills_slots(stages: Sequence[Stage]) -> bool:
+    """Whether what is made of samples goes straight to the collation.  A user's function in
+    between may keep what it was given, so it must not be given memory that is used again."""
     of_samples = [stage for stage in stages if stage.takes == "samples"]
-    return of_samples[-1].cause == "decode"
+    return of_samples[-1].fills
 
 
 def _until_closed(loop: Callable[..., None], *arguments: Any) -> None:

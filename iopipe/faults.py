@@ -89,7 +89,7 @@ class Faults:
             if len(self._examples) < _MAX_EXAMPLES:
                 self._examples.append(str(error))
             num_skipped = self._num_skipped
-        _logger.warning("left out: %s", error)
+        _logger.warning("left out: %s", str(error))  # not its traceback, and all that it holds
         if num_skipped > self._max_errors:
             raise ErrorBudgetExceeded(
                 f"{num_skipped} damaged samples are more than max_errors={self._max_errors}; "

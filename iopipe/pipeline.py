@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from iopipe.binding import READ_THREADS, bound_stages
+from iopipe.binding import bound_stages
+from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
 from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
-from iopipe.packing import Groups, Method, PackedPlan, Packing, padding_share
+from iopipe.packing import Groups, Method, PackedPlan, Packing
 from iopipe.plan import Plan, SamplePlan, samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run, RunSpec
-from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit
+from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit, Workers
 
 _CHUNK_BYTES = 4 << 20
 _CHUNK_TOKENS = 1 << 18
@@ -52,6 +53,8 @@ class Pipeline:
     prefetch: int = 2
     on_error: ErrorPolicy = "raise"
     max_errors: int = 100
+    num_workers: int = 0
+    """Processes that read and decode; 0: threads of this one do."""
     read_ahead_bytes: int | None = None
     """None: as the place of the data suggests; 0: what is read is what is asked for."""
     groups: Groups | None = None
@@ -118,6 +121,15 @@ class Pipeline:
         if num_bytes < 0:
             raise PipelineError(f"read_ahead is {num_bytes} bytes; it must be 0 or more")
         return replace(self, read_ahead_bytes=num_bytes)
+
+    def workers(self, num_workers: int) -> Pipeline:
+        """Let `num_workers` processes read, decode and map, instead of threads: where many
+        cores decode, threads of one process hold each other up, and the training loop too.
+        What they make is written into the slots of the batches; `map` functions are sent to
+        them or inherited, as with torch's workers."""
+        if num_workers < 0:
+            raise PipelineError(f"num_workers is {num_workers}; it must be 0 or more")
+        return replace(self, num_workers=num_workers)
 
     def map(
         self,
@@ -215,6 +227,7 @@ class Pipeline:
                 function=self.toolkit.decoder(options),
                 takes="samples",
                 cause="decode",
+                fills=True,
                 concurrency=concurrency or len(os.sched_getaffinity(0)),
             )
         )
@@ -298,6 +311,8 @@ class Pipeline:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
         if self.groups is not None and not in_order:
             raise PipelineError("packed sequences come in order; leave in_order=False out")
+        if self.num_workers and self.read_ahead_bytes:
+            raise PipelineError("workers read what they are asked for: leave read_ahead out")
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
@@ -305,7 +320,8 @@ class Pipeline:
         spec = RunSpec(
             source=self.source,
             plan=self._plan(end_epoch),
-            stages=self._bound_stages,
+            stages=partial(bound_stages, self.source, self.stages, prefetch=self.prefetch),
+            workers=self._started_workers if self.num_workers else None,
             open_store=(lambda: store) if store else (lambda: self.toolkit.open_store(self.source)),
             owns_store=store is None,
             delivery=self._delivery if self.batch_size is not None else None,
@@ -319,28 +335,7 @@ class Pipeline:
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
-        order = self.order
-        lines = [
-            f"source: {len(self.source)} samples in {len(self.source.shards)} shards, "
-            f"fields {', '.join(self.source.columns)}",
-            f"order: {order.sequence.describe()}, rank {order.rank} of {order.world}",
-            f"read: chunks of {self._chunk_samples()} samples ({READ_THREADS} threads)"
-            + (f", {ahead >> 20} MiB ahead" if (ahead := self._num_ahead()) else ""),
-            *(str(stage) for stage in self.stages),
-        ]
-        if self.groups is not None:
-            packing = self.groups.packing
-            share = 100 * padding_share(self.groups)
-            lines.insert(
-                2,
-                f"pack: {packing.method} into sequences of {packing.sequence_length}, "
-                f"{packing.look_ahead} documents at a time, {share:.1f} % padding",
-            )
-        if self.batch_size is not None:
-            tail = ", last one dropped if short" if self.drop_last else ""
-            lines += [f"batch: {self.batch_size} samples{tail}"]
-            lines += [f"deliver: on {self.device or 'cpu'}, {self.prefetch} batches ahead"]
-        return "\n".join(lines)
+        return description(self, self._chunk_samples(), self._num_ahead())
 
     # ---- how it is put together ------------------------------------------------------
 
@@ -389,11 +384,17 @@ class Pipeline:
         return min(samples_in(_CHUNK_BYTES, self.source), most)
 
     def _num_ahead(self) -> int:
-        given = self.read_ahead_bytes
-        return self.toolkit.default_read_ahead(self.source) if given is None else given
+        given = 0 if self.num_workers else self.read_ahead_bytes
+        return given if given is not None else self.toolkit.default_read_ahead(self.source)
 
     def _delivery(self) -> Delivery:
-        return self.toolkit.delivery(self.device or "cpu")
+        return self.toolkit.delivery(self.device or "cpu", is_shared=self.num_workers > 0)
 
-    def _bound_stages(self, store: Store, delivery: Delivery | None) -> tuple[Stage, ...]:
-        return bound_stages(self.source, self.stages, store, delivery, prefetch=self.prefetch)
+    def _started_workers(self) -> Workers:
+        return self.toolkit.workers(
+            self.source,
+            [stage for stage in self.stages if stage.takes == "samples"],
+            store=self.store,
+            num_workers=self.num_workers,
+            seed=self.order.sequence.seed,
+        )

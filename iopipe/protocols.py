@@ -165,6 +165,8 @@ class Samples:
     """Room in the slot of the batch that these samples will be part of, where there is one."""
     valid: BoolArray | None = None
     """[n]: False for the samples that only fill up the last batch; None where none may."""
+    history: tuple[tuple[str, Cause, int, int], ...] = ()
+    """(stage, cause, start_ns, end_ns) of what another process did to them."""
 
     def __len__(self) -> int:
         return len(self.ids)

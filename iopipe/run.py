@@ -27,7 +27,7 @@ from iopipe.order import Cursor
 from iopipe.plan import Plan, Task
 from iopipe.progress import Progress, place_of, state_of
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Samples, Source, Store
-from iopipe.stages import Delivery, Stage
+from iopipe.stages import Delivery, Stage, Workers
 
 STATE_VERSION = 1
 
@@ -38,8 +38,11 @@ class RunSpec:
 
     source: Source
     plan: Plan
-    stages: Callable[[Store, Delivery | None], tuple[Stage, ...]]
-    """The stages from the read on, bound to the store and the slots of one run."""
+    stages: Callable[[Store | None, Workers | None, Delivery | None], tuple[Stage, ...]]
+    """The stages from the read on, bound to the store or the workers, and the slots, of one
+    run."""
+    workers: Callable[[], Workers] | None
+    """None where threads of this process do it all."""
     open_store: Callable[[], Store]
     owns_store: bool
     """Whether a run closes the store that it got from `open_store`."""
@@ -311,14 +314,15 @@ class _Pass:
             max_errors=spec.max_errors,
             quarantined=quarantined,
         )
-        self._store = spec.open_store()
+        self._workers = spec.workers() if spec.workers else None
+        self._store = spec.open_store() if self._workers is None else None
         self._ahead: Store | None = None
-        if spec.read_ahead is not None:
+        if spec.read_ahead is not None and self._store is not None:
             coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
             self._ahead = spec.read_ahead(self._store, coming)
         self.engine = Engine(
             spec.plan.tasks(cursor),
-            spec.stages(self._ahead or self._store, delivery),
+            spec.stages(self._ahead or self._store, self._workers, delivery),
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
             window=spec.window,
@@ -327,12 +331,14 @@ class _Pass:
         )
 
     def close(self) -> None:
+        if self._workers is not None:
+            self._workers.close()  # before the threads that wait for them
         self.engine.close()
         if self._delivery is not None:
             self._delivery.close()
         if self._ahead is not None:
             self._ahead.close()
-        if self._owns_store:
+        if self._owns_store and self._store is not None:
             self._store.close()
 
 

@@ -42,6 +42,9 @@ class Stage:
     """Threads that run `function` at the same time; the order of results is kept."""
     buffer: int = 2
     """Finished items that may wait behind the stage before it is held back."""
+    fills: bool = False
+    """Whether it writes what it makes into the slot of the batch, where it is the last one that
+    works on samples: not for functions that may keep what they were given."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.concurrency} threads, buffer {self.buffer})"
@@ -106,6 +109,21 @@ class Delivery(Protocol):
         ...
 
 
+class Workers(Protocol):
+    """Processes that read samples and work on them."""
+
+    @property
+    def num_workers(self) -> int: ...
+
+    def apply(self, samples: Samples) -> Samples:
+        """The samples with these ids, after all stages; for as many threads as processes."""
+        ...
+
+    def close(self) -> None:
+        """End them, whatever they are at; idempotent."""
+        ...
+
+
 class Toolkit(Protocol):
     """What the pipeline needs of the rooms that it may not import: readers and loaders."""
 
@@ -126,7 +144,22 @@ class Toolkit(Protocol):
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...
 
-    def delivery(self, device: str) -> Delivery: ...
+    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
+        """`is_shared`: workers write into its slots."""
+        ...
+
+    def workers(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        *,
+        store: Store | None,
+        num_workers: int,
+        seed: int,
+    ) -> Workers:
+        """Processes that read `source`, each through a store of its own or a copy of `store`,
+        and apply `stages`."""
+        ...
 
     def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
         """A stage function that marks columns to be padded in their batch."""

@@ -49,7 +49,7 @@ def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -
     filled = [chunk for chunk in chunks if len(chunk)]
     if not filled:
         raise DataError("every sample of a batch was left out; the dataset is damaged there")
-    columns = {name: [_arrays(chunk, name) for chunk in filled] for name in filled[0].columns}
+    columns = {name: [as_column(chunk, name) for chunk in filled] for name in filled[0].columns}
     keys = [key for chunk in filled for key in chunk.keys]
     valid = [chunk.valid for chunk in filled if chunk.valid is not None]
     mask = {"__valid__": valid} if valid else {}
@@ -115,7 +115,8 @@ def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ..
     return (sum(len(part) for part in parts), *shape), dtype
 
 
-def _arrays(samples: Samples, name: str) -> npt.NDArray[Any] | list[Any]:
+def as_column(samples: Samples, name: str) -> npt.NDArray[Any] | list[Any]:
+    """A column as the collation takes it: one array where its rows make one, else a list."""
     if name not in samples.columns:
         raise PipelineError(f"column {name!r} is missing in some samples of a batch")
     column: Column = samples.columns[name]

@@ -7,7 +7,9 @@ protocol only.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from iopipe.errors import PipelineError
@@ -16,13 +18,15 @@ from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
+from iopipe.loaders.workers.pool import WorkerPool
+from iopipe.loaders.workers.program import Program
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions
+from iopipe.stages import Delivery, ImageOptions, Stage, Workers
 from iopipe.storage import open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
@@ -65,10 +69,20 @@ class _Loaders:
     """The real toolkit."""
 
     def open_store(self, source: Source) -> Store:
-        places = {place_of(shard): shard for shard in reversed(source.shards)}
-        if len(places) < 2:
-            return open_store(source.shards[0] if source.shards else "")
-        return RoutedStore({place: open_store(shard) for place, shard in places.items()})
+        return _opened(source.shards)
+
+    def workers(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        *,
+        store: Store | None,
+        num_workers: int,
+        seed: int,
+    ) -> Workers:
+        opened = partial(_opened, source.shards) if store is None else partial(_copy_of, store)
+        program = Program(source=source, open_store=opened, stages=tuple(stages), seed=seed)
+        return WorkerPool(program, num_workers=num_workers)
 
     def read_ahead(
         self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
@@ -90,12 +104,26 @@ class _Loaders:
     def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
         return add_cu_seqlens(columns)
 
-    def delivery(self, device: str) -> Delivery:
+    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
         if device == "cpu":
-            return SlotDelivery(None)
+            return SlotDelivery(None, is_shared=is_shared)
         if device.split(":")[0] == "cuda":
-            return SlotDelivery(CudaLink(device))
+            return SlotDelivery(CudaLink(device), is_shared=is_shared)
         raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+
+
+def _opened(shards: Sequence[str]) -> Store:
+    places = {place_of(shard): shard for shard in reversed(shards)}
+    if len(places) < 2:
+        return open_store(shards[0] if shards else "")
+    return RoutedStore({place: open_store(shard) for place, shard in places.items()})
+
+
+def _copy_of(store: Store) -> Store:
+    """A store that was opened before a fork does not serve the child: what it was made of
+    does."""
+    copied: Store = pickle.loads(pickle.dumps(store))
+    return copied
 
 
 def _is_remote(path: str) -> bool:

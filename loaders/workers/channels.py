@@ -10,9 +10,11 @@ import contextlib
 import os
 import queue
 import select
+import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any
@@ -107,11 +109,11 @@ class ResultQueue:
         self._ready: deque[int] = deque()
         self._is_missing_one = False
 
-    def add(self, connection: Connection, indices: IndexQueue) -> None:
-        """The channel of one more worker; slabs that come free are told with its indices."""
+    def add(self, connection: Connection, freed: Callable[[int], None]) -> None:
+        """The channel of one more worker; `freed` is told the numbers of slabs that come free."""
         file = connection.fileno()
         self._connections[file] = connection
-        self._mappings[file] = Mappings(indices.freed.append)
+        self._mappings[file] = Mappings(freed)
         self._poll.register(file, select.POLLIN)
 
     def get(self, timeout: float | None = None) -> Any:
@@ -154,7 +156,7 @@ class ResultQueue:
         place = _COUNTS.size
         for _ in range(num_new):
             number, num_bytes = _SLAB.unpack_from(data, place)
-            mappings.add(number, reduction.recv_handle(connection), num_bytes)
+            mappings.add(number, receive_descriptor(connection), num_bytes)
             place += _SLAB.size
         end = place + _NUMBER.size * (num_gone + num_used)
         numbers = [number for (number,) in _NUMBER.iter_unpack(data[place:end])]
@@ -164,6 +166,15 @@ class ResultQueue:
     def _forget(self, file: int) -> None:
         self._poll.unregister(file)
         self._connections.pop(file).close()
+
+
+def receive_descriptor(connection: Connection) -> int:
+    """What `reduction.send_handle` sent from the other end; `EOFError` where that has gone."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+    if not descriptors:
+        raise EOFError("the other end was closed before the descriptor came")
+    return descriptors[0]
 
 
 def end_with(connection: Connection) -> None:

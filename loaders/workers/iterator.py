@@ -200,7 +200,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             worker.daemon = True
             worker.start()
             sender.close()
-            self._worker_result_queue.add(receiver, indices)
+            self._worker_result_queue.add(receiver, indices.freed.append)
             self._index_queues.append(indices)
             self._workers.append(worker)
         life.close()

@@ -12,12 +12,14 @@ from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
+from iopipe.loaders.workers.pool import WorkerPool
+from iopipe.loaders.workers.program import Program
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions
+from iopipe.stages import Delivery, ImageOptions, Stage, Workers
 from iopipe.storage import MemoryStore
 from iopipe.storage.ahead import ReadAheadStore
 
@@ -95,8 +97,20 @@ class FakeToolkit:
     def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
         return add_cu_seqlens(columns)
 
-    def delivery(self, device: str) -> Delivery:
-        return SlotDelivery(self.link)
+    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
+        return SlotDelivery(self.link, is_shared=is_shared)
+
+    def workers(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        *,
+        store: Store | None,
+        num_workers: int,
+        seed: int,
+    ) -> Workers:
+        program = Program(source=source, open_store=MemoryStore, stages=tuple(stages), seed=seed)
+        return WorkerPool(program, num_workers=num_workers)
 
 
 def numbers(
