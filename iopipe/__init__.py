@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from iopipe.loaders.workers.seeds import sample_generator as sample_generator
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
+    from iopipe.meter.watched import meter as meter
     from iopipe.pipeline import Pipeline as Pipeline
     from iopipe.progress import merge_states as merge_states
     from iopipe.protocols import Samples as Samples
@@ -96,8 +97,9 @@ _HOMES = {
     "accelerate_loader": "iopipe.loaders.frameworks",
     "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
-    "mix": "iopipe.loaders.mix",
     "merge_states": "iopipe.progress",
+    "meter": "iopipe.meter",
+    "mix": "iopipe.loaders.mix",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "read": "iopipe.loaders.read",
@@ -116,6 +118,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'iopipe' has no attribute {name!r}")
+    if name == "meter":  # a package that can be called: its import binds the name
+        return importlib.import_module("iopipe.meter")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

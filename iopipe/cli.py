@@ -7,6 +7,7 @@ purpose, or that the system reports, is one line and exit code 1; Ctrl-C is exit
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.set_defaults(run=_audit)
     _add_reports(commands)
     _add_kernels(commands)
+    _add_profile(commands)
     return parser
 
 
@@ -93,6 +95,26 @@ def _add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     dashboard.set_defaults(run=_dashboard)
 
 
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    profile = commands.add_parser(
+        "profile", help="say what the training step of an unmodified script waits for"
+    )
+    profile.add_argument("--steps", type=int, help="measure so many batches only")
+    profile.add_argument("--out", type=Path, default=Path("iopipe-profile"), help="where files go")
+    profile.add_argument("script", nargs=argparse.REMAINDER, metavar="-- python train.py ...")
+    profile.set_defaults(run=_profile)
+    diagnose = commands.add_parser(
+        "diagnose", help="find a pipeline's starvation by controlled runs, and check the meter"
+    )
+    diagnose.add_argument("pipeline", help="file.py:name, a pipeline or any loader")
+    diagnose.add_argument(
+        "--step", default="train_step", help="a function of one batch in that file (train_step)"
+    )
+    diagnose.add_argument("--steps", type=int, default=100, help="in every run (100)")
+    diagnose.add_argument("--json", type=Path, help="where the result goes as JSON")
+    diagnose.set_defaults(run=_diagnose)
+
+
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`tune kernels` and `bench kernels`."""
     tune = commands.add_parser("tune", help="search for the fastest configurations")
@@ -111,6 +133,27 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from iopipe.profile.command import profile
+
+    script = options.script[1:] if options.script[:1] == ["--"] else options.script
+    result = profile(script, out=options.out, steps=options.steps)
+    print(result.text)
+    print(f"written to {options.out / 'report.json'}")
+    return result.exit_code if result.exit_code >= 0 else 128 - result.exit_code
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from iopipe.profile.diagnose import diagnose
+    from iopipe.profile.loading import subject_from
+
+    found = diagnose(subject_from(options.pipeline, step=options.step), num_steps=options.steps)
+    print(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

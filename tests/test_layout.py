@@ -71,8 +71,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loaders": CORE | {"readers", "kernels"},
     "jobs": CORE | {"readers"},
     "report": CORE | {"readers"},
-    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
-    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench"},
+    "profile": CONTRACTS | {"meter", "report"},
+    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "profile", "report"},
+    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "profile"},
 }
 
 
