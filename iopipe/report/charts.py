@@ -68,7 +68,8 @@ def percentiles_chart(step_ms: Sequence[float], stall_ms: Sequence[float]) -> st
 
 def what_if_chart(changes: Sequence[Mapping[str, Any]], measured: float) -> str:
     """A row a change: the prediction, its interval, the simple bound, and today's rate."""
-    highest = max([measured, *(float(c["high"]) for c in changes)], default=0.0)
+    rates = [float(c.get(key, 0.0)) for c in changes for key in ("high", "bound")]
+    highest = max([measured, *rates])
     if not changes or highest <= 0:
         return ""
     rows = []
@@ -81,7 +82,7 @@ def what_if_chart(changes: Sequence[Mapping[str, Any]], measured: float) -> str:
             _tick("mark", rate / highest),
         ]
         if change.get("bound"):
-            rects.append(_tick("bound", min(float(change["bound"]) / highest, 1.0)))
+            rects.append(_tick("bound", float(change["bound"]) / highest))
         gain = f"{rate / measured:.2f}x, " if measured > 0 else ""
         value = f"{gain}{rate:,.0f}/s ({low:,.0f} to {high:,.0f})"
         name = str(change["change"])

@@ -46,7 +46,11 @@ def write_html(
 
 def _parts(title: str, content: Mapping[str, Any], timeline: Timeline) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>"
-    yield f'<p class="verdict">{escape(str(content.get("verdict", "")))}</p>'
+    # A verdict is its finding, then the evidence.
+    finding, _, evidence = str(content.get("verdict", "")).partition("; ")
+    yield f'<p class="verdict">{escape(finding)}</p>'
+    if evidence:
+        yield f'<p class="lead">{escape(evidence)}</p>'
     if reason := content.get("low_confidence"):
         yield f'<p class="lead">Low confidence: {escape(str(reason))}</p>'
     yield _tiles(content, timeline)

@@ -44,7 +44,8 @@ def test_the_policy_names_the_hashes_of_script_and_style(tmp_path: Path) -> None
 
 def test_the_verdict_comes_first(tmp_path: Path) -> None:
     page = _page(tmp_path)
-    verdict = page.index('class="verdict"')
+    verdict = page.index('<p class="verdict">GPU starved 13.9 % of the time')
+    assert page.index('<p class="lead">3 more decode threads would remove it') > verdict
     assert all(verdict < page.index(word) for word in ("<canvas", "<svg", "<h2"))
 
 
@@ -119,6 +120,13 @@ def test_predictions_are_drawn_to_scale_with_their_intervals() -> None:
     assert _widths(chart, "pale") == [400.0, 500.0]  # the interval; what was measured
     assert '"mark" x="750.00"' in chart and '"bound" x="700.00"' in chart
     assert "1.50x, 150/s (120 to 200)" in chart
+
+
+def test_a_bound_beyond_the_interval_widens_the_scale() -> None:
+    change = {"change": "prefetch 8", "samples_per_second": 100.0, "low": 80.0, "high": 120.0,
+              "bound": 200.0}  # fmt: skip
+    chart = what_if_chart([change], 100.0)
+    assert '"mark" x="500.00"' in chart and '"bound" x="996.00"' in chart
 
 
 @pytest.mark.parametrize(
