@@ -116,10 +116,10 @@ canvas:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
 .key-bound { background: var(--soft); width: .15rem !important; } .bound { fill: var(--soft); }
 .bar { display: contents; }
 @media (max-width: 32rem) { .bars { grid-template-columns: 1fr; gap: .7rem; }
-  .bar { display: grid; grid-template-columns: 1fr max-content; gap: .2rem .75rem; }
+  .bar { display: grid; grid-template-columns: minmax(9rem, 1fr) auto; gap: .2rem .75rem; }
   .bar svg { grid-row: 2; grid-column: 1 / -1; height: .7rem; }
   .bar .name { grid-row: 1; grid-column: 1; }
-  .bar .value { grid-row: 1; grid-column: 2; font-size: .825rem; }
+  .bar .value { grid-row: 1; grid-column: 2; font-size: .825rem; white-space: normal; }
   #steps { height: 15rem; } .card { padding: .85rem .8rem; } dl { grid-template-columns: 1fr; }
   dd { margin: 0 0 .4rem; } }
 """

@@ -132,7 +132,7 @@ def test_decoded_pixels_are_not_copied_again(tmp_path: Path) -> None:
         return result
 
     stage = type(decode)(
-        name="decode", function=spying, takes="samples", cause="decode", concurrency=1
+        name="decode", function=spying, takes="samples", cause="decode", fills=True
     )
     spied = type(pipeline)(
         source=pipeline.source,
