@@ -136,7 +136,7 @@ def run_demo(
         results = _train_both(crops, settings, device, progress)
     verdict = _verdict(results)
     _print(console, results, verdict, _job(settings), out)
-    iopipe.write_html(
+    iopipe.write_comparison(
         out / "report.html",
         title="iopipe demo: which photograph is it?",
         verdict=verdict,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from iopipe.loaders.workers.seeds import sample_generator as sample_generator
     from iopipe.meter.meter import Meter as Meter
     from iopipe.meter.report import Report as Report
+    from iopipe.meter.watched import meter as meter
     from iopipe.pipeline import Pipeline as Pipeline
     from iopipe.progress import merge_states as merge_states
     from iopipe.protocols import Samples as Samples
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from iopipe.readers import open_source as open_source
     from iopipe.readers import verify_dataset as verify_dataset
     from iopipe.readers import write_arrow as write_arrow
+    from iopipe.report import write_comparison as write_comparison
     from iopipe.report import write_html as write_html
+    from iopipe.report import write_trace as write_trace
     from iopipe.run import Run as Run
     from iopipe.stages import ImageOptions as ImageOptions
     from iopipe.storage import DirectStore as DirectStore
@@ -102,8 +105,9 @@ _HOMES = {
     "apply_binding": "iopipe.topology",
     "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
-    "mix": "iopipe.loaders.mix",
     "merge_states": "iopipe.progress",
+    "meter": "iopipe.meter",
+    "mix": "iopipe.loaders.mix",
     "open_source": "iopipe.readers",
     "open_store": "iopipe.storage",
     "plan_binding": "iopipe.topology",
@@ -113,7 +117,9 @@ _HOMES = {
     "verify_dataset": "iopipe.readers",
     "which_loader": "iopipe.loaders.frameworks",
     "write_arrow": "iopipe.readers",
+    "write_comparison": "iopipe.report",
     "write_html": "iopipe.report",
+    "write_trace": "iopipe.report",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -122,6 +128,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'iopipe' has no attribute {name!r}")
+    if name == "meter":  # a package that can be called: its import binds the name
+        return importlib.import_module("iopipe.meter")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

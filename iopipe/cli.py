@@ -7,6 +7,7 @@ purpose, or that the system reports, is one line and exit code 1; Ctrl-C is exit
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,8 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--all", action="store_true", help="name every missing or double sample")
     audit.add_argument("--json", action="store_true", help="print JSON")
     audit.set_defaults(run=_audit)
+    _add_reports(commands)
     _add_kernels(commands)
     _add_host(commands)
+    _add_profile(commands)
     return parser
 
 
@@ -88,6 +91,45 @@ def _add_host(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     doctor.add_argument("path", nargs="?", default=".", help="a file or folder of the data (.)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
+
+
+def _add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`report`, `top` and `dashboard`."""
+    report = commands.add_parser("report", help="draw what a profile measured")
+    report.add_argument("file", type=Path, help="a report.json; steps.json lies beside it")
+    report.add_argument("--out", type=Path, help="the page (report.html beside the file)")
+    report.add_argument("--trace", type=Path, help="also a trace, for Perfetto")
+    report.add_argument("--merge", type=Path, help="a trace of torch.profiler to put it into")
+    report.add_argument(
+        "--offset-us", type=float, default=0.0, help="the merged trace's clock less ours (0)"
+    )
+    report.set_defaults(run=_report)
+    top = commands.add_parser("top", help="show what running jobs wait for")
+    top.add_argument("--once", action="store_true", help="print once and leave")
+    top.add_argument("--every", type=float, default=1.0, help="seconds between looks (1)")
+    top.set_defaults(run=_top)
+    dashboard = commands.add_parser("dashboard", help="print a Grafana dashboard")
+    dashboard.set_defaults(run=_dashboard)
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    profile = commands.add_parser(
+        "profile", help="say what the training step of an unmodified script waits for"
+    )
+    profile.add_argument("--steps", type=int, help="measure so many batches only")
+    profile.add_argument("--out", type=Path, default=Path("iopipe-profile"), help="where files go")
+    profile.add_argument("script", nargs=argparse.REMAINDER, metavar="-- python train.py ...")
+    profile.set_defaults(run=_profile)
+    diagnose = commands.add_parser(
+        "diagnose", help="find a pipeline's starvation by controlled runs, and check the meter"
+    )
+    diagnose.add_argument("pipeline", help="file.py:name, a pipeline or any loader")
+    diagnose.add_argument(
+        "--step", default="train_step", help="a function of one batch in that file (train_step)"
+    )
+    diagnose.add_argument("--steps", type=int, default=100, help="in every run (100)")
+    diagnose.add_argument("--json", type=Path, help="where the result goes as JSON")
+    diagnose.set_defaults(run=_diagnose)
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -108,6 +150,27 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from iopipe.profile.command import profile
+
+    script = options.script[1:] if options.script[:1] == ["--"] else options.script
+    result = profile(script, out=options.out, steps=options.steps)
+    print(result.text)
+    print(f"written to {options.out / 'report.json'}")
+    return result.exit_code if result.exit_code >= 0 else 128 - result.exit_code
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from iopipe.profile.diagnose import diagnose
+    from iopipe.profile.loading import subject_from
+
+    found = diagnose(subject_from(options.pipeline, step=options.step), num_steps=options.steps)
+    print(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -192,6 +255,39 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print_findings(findings)
     return 1 if has_failed(findings) else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from iopipe.report.content import read_report
+
+    if options.merge is not None and options.trace is None:
+        raise iopipe.PipelineError("--merge needs --trace: where the merged trace goes")
+    content, timeline = read_report(options.file)
+    page = options.out or options.file.with_name("report.html")
+    iopipe.write_html(content, timeline, page)
+    print(f"{content.get('verdict', '')}\n{page}")
+    if options.trace is not None:
+        iopipe.write_trace(
+            content, timeline, options.trace, merge=options.merge, offset_us=options.offset_us
+        )
+        print(options.trace)
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from iopipe.report.top import watch
+
+    watch(every_seconds=options.every, once=options.once)
+    return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    import json
+
+    from iopipe.report.grafana import dashboard
+
+    print(json.dumps(dashboard(), indent=1))
+    return 0
 
 
 def _tune_kernels(options: argparse.Namespace) -> int:

@@ -23,7 +23,9 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "quarantine"]
-Cause: TypeAlias = Literal["storage", "decode", "transform", "collate", "queue", "h2d", "loader"]
+Cause: TypeAlias = Literal[
+    "storage", "decode", "transform", "collate", "queue", "h2d", "gpu_decode", "loader"
+]
 """What a starved step waited for.  'queue': the batch was ready or parked between stages;
 'loader': a foreign loader that iopipe cannot look into."""
 

@@ -20,6 +20,7 @@ from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
 from iopipe.errors import PipelineError, StateError
 from iopipe.faults import Faults
 from iopipe.ledger import Header, LedgerWriter, Record
+from iopipe.meter.loader_model import model_of_run
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
 from iopipe.order import Cursor
@@ -127,10 +128,12 @@ class Run:
         """What was measured so far, as a frozen value."""
         if self._pass is None:
             return self._meter.report()
+        stages, edges = self._pass.engine.stage_reports(), self._pass.engine.edge_reports()
         return self._meter.report(
-            stages=self._pass.engine.stage_reports(),
-            edges=self._pass.engine.edge_reports(),
+            stages=stages,
+            edges=edges,
             errors=self._pass.faults.report(),
+            model=model_of_run(stages, edges),
         )
 
     def close(self) -> None:

@@ -73,8 +73,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": CORE | {"readers"},
     "doctor": CORE,
     "report": CORE | {"readers"},
-    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "report"},
-    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "doctor"},
+    "profile": CONTRACTS | {"meter", "report"},
+    "bench": CORE | {"readers", "loaders", "kernels", "jobs", "profile", "report"},
+    "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "doctor", "profile"},
 }
 
 

@@ -50,29 +50,36 @@ class CudaEvents:
     released event must not be waited for by anyone: its next recording moves it.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, *, stream: Any = None) -> None:
+        """`stream`: this one (torch.cuda.Stream), whichever is current."""
         import torch
 
         self._torch = torch
         place = torch.device(device)
         # By number: torch takes 4 us longer to find the current stream of a device object.
         self._index = torch.cuda.current_device() if place.index is None else place.index
+        self._stream = stream
         self._pool: deque[Any] = deque()
 
     @property
     def stream(self) -> str:
         return f"cuda:{self._index}"
 
+    def _current(self) -> Any:
+        if self._stream is not None:
+            return self._stream
+        return self._torch.cuda.current_stream(self._index)
+
     def record(self) -> Event:
         try:
             event = self._pool.popleft()
         except IndexError:
             event = self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(self._torch.cuda.current_stream(self._index))
+        event.record(self._current())
         return event
 
     def wait(self, event: Event) -> None:
-        self._torch.cuda.current_stream(self._index).wait_event(event)
+        self._current().wait_event(event)
 
     def done(self, event: Event) -> bool:
         return bool(event.query())

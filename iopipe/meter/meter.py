@@ -9,13 +9,16 @@ Around the hand-off of batch N, on the clock of the compute stream:
     T  the request for batch N
     A  the batch is handed over
     B  ... and its bytes are there (the stream has waited for the copy)
+    M  ... the user's own copies of it too (`moved()`; without it, B)
+    C  the first kernel of step N (`begin()`; without it, M)
 
 Each is an event in stream order, so it lies at the later of the moment it was recorded and
 the moment the stream got there.  T..A is therefore the part of the host's wait that found
-the stream idle (input, host), A..B what the copy still took (input, device), E..T what the
-user's own code took.  Time that the stream had work for is charged to nobody, however long
-the host waited.  A lap is B..B, from one batch to the next; wall time is the sum of laps, on
-the stream's clock as well, since the host may be far ahead of it.
+the stream idle (input, host), A..M what the copies still took (input, device), M..C what
+the launch took, E..T what the user's own code took.  Time that the stream had work for is
+charged to nobody, however long the host waited.  A lap is B..B, from one batch to the next;
+wall time is the sum of laps, on the stream's clock as well, since the host may be far ahead
+of it.
 """
 
 from __future__ import annotations
@@ -25,11 +28,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+from iopipe.meter.cores import usable_cores
 from iopipe.meter.events import HostEvents
+from iopipe.meter.interference import WindowMeter
+from iopipe.meter.loader_model import LoaderModel
+from iopipe.meter.ranks import RankMeter
+from iopipe.meter.recording import RecordedStep
 from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
 from iopipe.meter.spans import Span
-from iopipe.meter.tally import Kind, Lap, Tally
-from iopipe.protocols import Event, Events
+from iopipe.meter.tally import History, Kind, Lap, Tally
+from iopipe.meter.what_if import Limits, what_if
+from iopipe.protocols import Cause, Event, Events
 
 T = TypeVar("T")
 
@@ -50,13 +59,24 @@ class Meter:
         *,
         clock: Callable[[], int] = time.perf_counter_ns,
         max_steps: int = 100_000,
+        history: History | None = None,
+        windows: WindowMeter | None = None,
+        ranks: RankMeter | None = None,
     ) -> None:
-        """`max_steps` bounds what is kept of single steps; totals cover all of them."""
+        """`max_steps` bounds what is kept of single steps; totals cover all of them.
+        `history` is told of every step, `windows` as well, which must hear of every batch;
+        `ranks` sends the stalls to the other ranks."""
+        self.windows = windows
+        self._ranks = ranks
         self._events: Events = events if events is not None else HostEvents(clock)
         self._clock = clock
-        self._tally = Tally(self._events, max_steps)
+        self._tally = Tally(
+            self._events, max_steps, tuple(one for one in (history, windows, ranks) if one)
+        )
         self._pending: deque[Lap] = deque()
         self._origin: Event | None = None
+        self._moved: Event | None = None
+        self._begun: Event | None = None
         self._end: Event | None = None
         self._request: tuple[Event, int] | None = None
         self._num_samples = 0
@@ -87,10 +107,29 @@ class Meter:
             self.finish()
 
     def step(self) -> None:
-        """The kernels of this step are enqueued; optional, makes the end of it exact."""
+        """The kernels of this step are enqueued; optional, makes the end of it exact.
+
+        Where gradients are accumulated, every batch has a step of its own; of several calls
+        for one batch the last counts.
+        """
         if self._end is not None:
             self._events.release(self._end)
         self._end = self._events.record()
+
+    def moved(self) -> None:
+        """The loop's own copies of the batch to the device are enqueued; optional, charges
+        what they take to them.  The last call before `begin` counts."""
+        if self._begun is not None or self._end is not None:
+            return
+        if self._moved is not None:
+            self._events.release(self._moved)
+        self._moved = self._events.record()
+
+    def begin(self) -> None:
+        """The first kernel of this step comes next; optional, tells a slow launch from a
+        long step.  The first call of a step counts."""
+        if self._begun is None and self._end is None:
+            self._begun = self._events.record()
 
     def enter(self) -> None:
         """The training loop asks for its next batch.
@@ -103,11 +142,18 @@ class Meter:
         self._harvest()
 
     def handoff(
-        self, *, spans: Sequence[Span] = (), ready: Event | None = None, num_samples: int = 0
+        self,
+        *,
+        spans: Sequence[Span] = (),
+        ready: Event | None = None,
+        device_cause: Cause = "h2d",
+        num_samples: int = 0,
+        take_ns: int = 0,
     ) -> None:
         """The batch is handed over; the stream is made to wait for `ready`.
 
-        `spans` tell what was done to it and when.
+        `spans` tell what was done to it and when, `device_cause` what `ready` comes after,
+        `take_ns` what the loop itself had to do to take it over.
         """
         if self._request is None:
             raise RuntimeError("handoff comes after enter")
@@ -120,7 +166,15 @@ class Meter:
         kind: Kind = "step"
         if self._origin is None:
             kind = "again" if self._is_open else "first"
-        self._add_lap(kind, self._request, (handed, handed_ns), arrived, spans)
+        self._add_lap(
+            kind,
+            self._request,
+            (handed, handed_ns),
+            arrived,
+            spans=tuple(spans),
+            device_cause=device_cause,
+            take_ns=take_ns,
+        )
         self._is_open = True
         self._origin, self._num_samples = arrived, num_samples
 
@@ -128,7 +182,7 @@ class Meter:
         """There is no next batch; ends the last step.  Idempotent."""
         if self._origin is not None:
             request = self._asked()
-            self._add_lap("last", request, request, request[0], ())
+            self._add_lap("last", request, request, request[0])
         self._origin = self._request = None
         self._cpu_ns, self._cpu_since_ns = self._cpu_now_ns(), None
         self._harvest()
@@ -139,12 +193,26 @@ class Meter:
         stages: tuple[StageReport, ...] = (),
         edges: tuple[EdgeReport, ...] = (),
         errors: ErrorReport | None = None,
+        model: LoaderModel | None = None,
+        limits: Limits | None = None,
     ) -> Report:
         """What is known so far.  Steps that the device has not passed yet are left out of
-        all numbers; synchronise before if the last ones matter."""
+        all numbers; synchronise before if the last ones matter.
+
+        With a `model` of the loader the report predicts what changes would bring, within the
+        `limits` of the machine; that takes some tenths of a second.
+        """
         self._harvest()
         tally = self._tally
         wall_ns = tally.wall_ns
+        causes: dict[str, float] = {
+            name: _ratio(part, wall_ns) for name, part in tally.causes_ns.items()
+        }
+        predicted = (
+            ()
+            if model is None
+            else what_if(tally.recorded(), model, causes=causes, limits=limits or self._limits())
+        )
         return Report(
             compute_stream=self._events.stream,
             num_steps=tally.num_steps,
@@ -155,7 +223,12 @@ class Meter:
             cpu_seconds=self._cpu_now_ns() / 1e9,
             attributed_stall_seconds=tally.stall_ns / 1e9,
             attributed_stall_fraction=_ratio(tally.stall_ns, wall_ns),
-            causes={name: _ratio(part, wall_ns) for name, part in tally.causes_ns.items()},
+            causes=causes,
+            what_if=predicted,
+            interference=self.windows.report() if self.windows else None,
+            straggler=str(self._ranks.report() or "") if self._ranks else "",
+            recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
+            launch_fraction=_ratio(tally.launch_ns, wall_ns),
             other_host_fraction=_ratio(tally.other_host_ns, wall_ns),
             step_ms=tally.step_ms(),
             stall_ms=tally.stall_ms(),
@@ -166,6 +239,11 @@ class Meter:
             steps=tuple(tally.steps),
         )
 
+    def recorded(self) -> tuple[RecordedStep, ...]:
+        """The last few thousand steps since the latest pause, for `what_if`."""
+        self._harvest()
+        return self._tally.recorded()
+
     # ---- laps ------------------------------------------------------------------------
 
     def _asked(self) -> Mark:
@@ -175,23 +253,35 @@ class Meter:
         return self._request
 
     def _add_lap(
-        self, kind: Kind, request: Mark, handed: Mark, ready: Event, spans: Sequence[Span]
+        self,
+        kind: Kind,
+        request: Mark,
+        handed: Mark,
+        ready: Event,
+        *,
+        spans: tuple[Span, ...] = (),
+        device_cause: Cause = "h2d",
+        take_ns: int = 0,
     ) -> None:
         self._pending.append(
             Lap(
                 kind=kind,
                 origin=request[0] if self._origin is None else self._origin,
+                moved=self._moved,
+                begun=self._begun,
                 end=self._end,
                 request=request[0],
                 handed=handed[0],
                 ready=ready,
                 request_ns=request[1],
                 handed_ns=handed[1],
-                spans=tuple(spans),
+                spans=spans,
+                device_cause=device_cause,
+                take_ns=take_ns,
                 num_samples=self._num_samples,
             )
         )
-        self._request = self._end = None
+        self._request = self._moved = self._begun = self._end = None
         self._num_samples = 0
 
     def _harvest(self) -> None:
@@ -201,6 +291,10 @@ class Meter:
             self._tally.add(lap)
             for event in lap.spent_events():
                 self._events.release(event)
+
+    def _limits(self) -> Limits:
+        taken = _ratio(self._cpu_now_ns() / 1e9, self._tally.num_samples)
+        return Limits(cores=usable_cores(), cpu_seconds_per_sample=taken)
 
     def _cpu_now_ns(self) -> int:
         if self._cpu_since_ns is None:

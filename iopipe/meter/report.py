@@ -10,10 +10,40 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from iopipe.meter.verdict import verdict_of
 from iopipe.protocols import Cause
 
-_FED = 0.01
-"""Below this share of stalled time a step is called fed: it is within the noise of clocks."""
+SCHEMA = 1
+
+IDLE_CAUSES = (
+    "storage",
+    "decode",
+    "transform",
+    "collate",
+    "queue",
+    "h2d",
+    "gpu_decode",
+    "launch",
+    "other_host",
+)
+"""What the stream can have stood idle for between two steps; in JSON all are there, 0 where
+nothing was measured.  'loader' is added where a loader's inside was not seen."""
+
+
+NOT_INPUT = ("launch", "other_host")
+"""Those of them that no input can win back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interference:
+    """By how much steps are longer while the input works."""
+
+    fraction: float
+    """Of the step; 0.08: a step takes 8 % longer than with the input at rest."""
+    low: float
+    """The 95 % interval, over pairs of neighbouring windows.  It holds 0: none detected."""
+    high: float
+    num_pairs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +84,22 @@ class ErrorReport:
     num_skipped: int = 0
     examples: tuple[str, ...] = ()
     """The first hundred, each with shard, offset, key and reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIf:
+    """What a change of the input would bring."""
+
+    change: str
+    samples_per_second: float
+    """Predicted by replaying the recorded steps."""
+    low: float
+    """The interval of that prediction, 95 %.  It holds the measured rate: no change that
+    one could detect."""
+    high: float
+    bound: float
+    """The measured rate / (1 - s), s being the share of the stall that the change removes:
+    exact for constant times, too low for bursts near saturation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +156,13 @@ class Report:
     causes: Mapping[str, float] = field(default_factory=dict)
     """What the stall waited for, as fractions of `wall_seconds`; they add up to the one
     above."""
+    recoverable_stall_fraction: float = 0.0
+    """Of `wall_seconds`: what the same steps would have taken less with every batch there when
+    asked for.  Well below the attributed stall: the step is bound by its launches, and faster
+    input would win back only this much."""
+    launch_fraction: float = 0.0
+    """Idle between the batch's arrival and the first kernel.  Measured only where `begin()`
+    marks that kernel."""
     other_host_fraction: float = 0.0
     """Idle between the end of a step and the request for the next batch: the user's own
     code, not the input.  Measured only where `step()` marks the end of each step."""
@@ -127,26 +180,52 @@ class Report:
     errors: ErrorReport = field(default_factory=ErrorReport)
     steps: tuple[Step, ...] = field(default=(), repr=False)
     """The last steps (`max_steps` of the meter), for pictures; the percentiles are theirs."""
+    what_if: tuple[WhatIf, ...] = ()
+    """Predictions, where the loader's stages are known."""
+    interference: Interference | None = None
+    """What the input costs without stopping the step; None where no windows of cached batches
+    were asked for, or fewer than two have passed."""
+    straggler: str = ""
+    """The rank that cost all others most, and how much; empty for one rank."""
+    low_confidence: str = ""
+    """Why this report should not be trusted; empty where nothing speaks against it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
-        """One sentence: starved or fed, by how much, of what."""
-        percent = 100 * self.attributed_stall_fraction
-        if not self.num_steps:
-            return "nothing was measured yet"
-        if self.attributed_stall_fraction < _FED:
-            return f"fed: the training step starved {percent:.1f} % of the time"
-        parts = sorted(self.causes.items(), key=lambda part: -part[1])
-        split = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts if share > 5e-4)
-        return (
-            f"the training step starved {percent:.1f} % of the time: {parts[0][0]}-bound ({split})"
-        )
+        """Starved or fed, by how much, of what, and what would help."""
+        return verdict_of(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, JSON-able, the verdict included, single steps left out."""
-        values = {**asdict(self), "causes": dict(self.causes), "verdict": self.verdict}
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of schema 1; single steps are left out.
+
+        `causes` has every name of `IDLE_CAUSES`, launch and other host time included, as
+        fractions of the wall time.
+        """
+        values = {"schema": SCHEMA, **asdict(self), "verdict": self.verdict}
         del values["steps"]
+        measured = {
+            **self.causes,
+            "launch": self.launch_fraction,
+            "other_host": self.other_host_fraction,
+        }
+        values["causes"] = {**dict.fromkeys(IDLE_CAUSES, 0.0), **measured}
+        values["environment"] = dict(self.environment)
+        values["stages"] = [self._stage_json(stage) for stage in self.stages]
         return values
+
+    def _stage_json(self, stage: StageReport) -> dict[str, Any]:
+        edges = {edge.name: edge.put_wait_seconds for edge in self.edges}
+        available = stage.busy_seconds / stage.busy_fraction if stage.busy_fraction else 0.0
+        blocked = min(edges.get(stage.name, 0.0) / available if available else 0.0, 1.0)
+        blocked = min(blocked, max(0.0, 1 - stage.busy_fraction))
+        return {
+            **asdict(stage),
+            "threads": stage.concurrency,
+            "busy": stage.busy_fraction,
+            "blocked": blocked,
+            "idle": max(0.0, 1 - stage.busy_fraction - blocked),
+        }
 
     def __str__(self) -> str:
         lines = [
@@ -161,6 +240,13 @@ class Report:
             f"  {stage.name}: {stage.concurrency} threads busy {100 * stage.busy_fraction:.0f} %"
             for stage in self.stages
         ]
+        lines += [
+            f"  {one.change}: {one.samples_per_second:,.0f} samples/s "
+            f"({one.low:,.0f} to {one.high:,.0f}; bound {one.bound:,.0f})"
+            for one in self.what_if
+        ]
+        if self.straggler:
+            lines.append(f"  {self.straggler}")
         if self.errors.num_skipped:
             lines.append(f"  {self.errors.num_skipped} damaged samples left out")
         return "\n".join(lines)

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from iopipe.errors import DataError
 from iopipe.readers.checkup import Inspection, Verification, verify_dataset
+from iopipe.report.terminal import printable
 
 _PREVIEW_CHARACTERS = 60
 _BAR_WIDTH = 30
@@ -43,7 +44,7 @@ def verify_with_progress(paths: list[str]) -> Verification:
 def print_verification(found: Verification) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for damage in found.damage:
-        console.print(escape(f"damaged: {_printable(str(damage))}"))
+        console.print(escape(f"damaged: {printable(str(damage))}"))
     verdict = "intact" if found.is_intact else f"{len(found.damage)} damaged"
     console.print(
         f"{verdict}: {found.num_samples:,} samples in {found.num_shards:,} shards, "
@@ -69,17 +70,17 @@ def print_inspection(found: Inspection) -> None:
         f"{found.format}: {found.num_samples:,} samples in {len(found.shard_bytes):,} shards, "
         f"{in_units(found.num_bytes)}"
     )
-    table = Table("column", "type", *(_printable(s["__key__"]) for s in found.samples))
+    table = Table("column", "type", *(printable(s["__key__"]) for s in found.samples))
     for name, kind in found.columns.items():
         previews = (escape(preview(sample[name])) for sample in found.samples)
-        table.add_row(escape(_printable(name)), escape(kind), *previews)
+        table.add_row(escape(printable(name)), escape(kind), *previews)
     console.print(table)
     most = max(count for _, _, count in found.histogram())
     for low, high, count in found.histogram():
         bar = "█" * max(bool(count), round(_BAR_WIDTH * count / most))
         console.print(f"{in_units(low):>10} to {in_units(high):>10}  {bar} {count:,}")
     for damage in found.damage:
-        console.print(escape(f"damaged: {_printable(str(damage))}"))
+        console.print(escape(f"damaged: {printable(str(damage))}"))
 
 
 def inspection_json(found: Inspection) -> str:
@@ -112,7 +113,7 @@ def preview(value: Any) -> str:
         return f"{in_units(len(value))}: {value[:8].hex(' ')}"
     if hasattr(value, "shape"):
         return f"{value.dtype} {list(value.shape)}"
-    text = _printable(str(value))
+    text = printable(str(value))
     return text if len(text) <= _PREVIEW_CHARACTERS else f"{text[:_PREVIEW_CHARACTERS]}..."
 
 
@@ -122,11 +123,6 @@ def in_units(num_bytes: int) -> str:
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     return f"{size:.4g} {_UNITS[unit]}"
-
-
-def _printable(text: str) -> str:
-    """Control characters of a hostile name must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _damage(damage: DataError) -> dict[str, Any]:

@@ -1,195 +1,139 @@
-"""One self-contained page: verdict, table, a picture of every run's steps.
+"""`report.html`: one self-contained page that says whether the step starved, and shows it.
 
-Stands at the end of the flow.  Invariant: the page loads nothing and runs nothing, and
-every word that came from outside is escaped.
+Stands at the end of the flow.  Invariant: the page loads nothing and runs nothing but the
+script beside this file, and every word that came from outside is escaped.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
-from pathlib import Path
+from importlib.resources import files
+from typing import Any
 
-from iopipe.meter.report import EdgeReport, Report, Step
-from iopipe.protocols import Cause
-from iopipe.report.style import CAUSE_COLORS, CSS
-
-_WIDTH = 1000
-_MAX_BARS = 800
-"""Steps beyond this many are drawn several to a bar: thinner ones could not be seen."""
+from iopipe.meter.history import History
+from iopipe.meter.timeline import Timeline
+from iopipe.report.charts import (
+    causes_chart,
+    in_time,
+    percentiles_chart,
+    stages_chart,
+    what_if_chart,
+)
+from iopipe.report.content import Reported, content_of, timeline_of
+from iopipe.report.page import page, write_at_once
+from iopipe.report.style import CAUSE_COLORS
 
 
 def write_html(
+    report: Reported | Mapping[str, Any],
+    history: History | Timeline,
     path: str | os.PathLike[str],
     *,
-    title: str,
-    verdict: str,
-    table: Sequence[Mapping[str, object]],
-    runs: Sequence[tuple[str, Report]],
-    environment: Mapping[str, str],
+    title: str = "iopipe report",
 ) -> None:
     """Write the page, in one step.
 
-    `table` has one mapping a row, all with the same keys; `runs` are (name, report), drawn
-    one below the other on the same scale of time.
+    `report` is a meter's report, or the JSON of one; keys that it lacks are not drawn.
     """
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(verdict)}</p>',
-        _table(table),
-        "<h2>Steps over time</h2>",
-        *_pictures(runs),
-        "<h2>Environment</h2>",
-        _pairs(environment),
-        "<footer>Starved: the compute stream had nothing to do because its input was not "
-        "there. Each bar is a step, or several; the coloured part of its height is the "
-        "starved share of its time.</footer>",
-    ]
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
+    content, timeline = content_of(report), timeline_of(history)
+    script = files("iopipe.report").joinpath("timeline.js").read_text(encoding="utf-8")
+    data = {**timeline.to_json(), "colors": dict(CAUSE_COLORS)}
+    parts = [part for part in _parts(title, content, timeline) if part]
+    write_at_once(path, page(title, parts, script=script, data=data))
 
 
-def _table(rows: Sequence[Mapping[str, object]]) -> str:
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in (rows[0] if rows else ()))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row.values()) + "</tr>"
-        for row in rows
+def _parts(title: str, content: Mapping[str, Any], timeline: Timeline) -> Iterator[str]:
+    yield f"<h1>{escape(title)}</h1>"
+    # A verdict is its finding, then the evidence.
+    finding, _, evidence = str(content.get("verdict", "")).partition("; ")
+    yield f'<p class="verdict">{escape(finding)}</p>'
+    if evidence:
+        yield f'<p class="lead">{escape(evidence)}</p>'
+    if reason := content.get("low_confidence"):
+        yield f'<p class="lead">Low confidence: {escape(str(reason))}</p>'
+    yield _tiles(content, timeline)
+    if causes := content.get("causes"):
+        yield causes_chart({str(name): float(share) for name, share in causes.items()})
+    yield _steps(timeline)
+    measured = float(content.get("samples_per_second", 0.0))
+    yield from _section(
+        "What if",
+        what_if_chart(content.get("what_if", ()), measured),
+        "Samples per second, predicted by replaying the recorded steps with the change made.",
     )
+    yield from _section(
+        "Stages",
+        stages_chart(content.get("stages", ())),
+        "Share of its threads' time. A stage that is always busy is the slow one; those in "
+        "front of it wait for room, those behind it for work.",
+    )
+    yield from _section(
+        "Latency",
+        percentiles_chart(timeline.step_ms, timeline.stall_ms),
+        "Of all steps of the run: p99.9 is what one step in a thousand exceeds. Stall: the part "
+        "of a step in which its input was missing.",
+    )
+    yield from _section("Environment", _pairs(content.get("environment", {})), "")
+    yield (
+        "<footer>Attributed: the stream was idle and the input was not there. Recoverable: what "
+        "the same steps would have taken less with every batch there when asked for.</footer>"
+    )
+
+
+def _tiles(content: Mapping[str, Any], timeline: Timeline) -> str:
+    shown: list[tuple[str, str]] = []
+    for key, word in (
+        ("attributed_stall_fraction", "attributed stall"),
+        ("recoverable_stall_fraction", "recoverable stall"),
+    ):
+        if key in content:
+            shown.append((f"{100 * float(content[key]):.1f} %", word))
+    if rate := content.get("samples_per_second"):
+        shown.append((f"{float(rate):,.0f}", "samples per second"))
+    shown.append((f"{int(content.get('num_steps', timeline.num_steps)):,}", "steps"))
+    if "wall_seconds" in content:
+        shown.append((in_time(1e3 * float(content["wall_seconds"])), "measured"))
+    tiles = "".join(
+        f'<div class="tile"><b>{escape(number)}</b><span>{word}</span></div>'
+        for number, word in shown
+    )
+    return f'<div class="tiles">{tiles}</div>'
+
+
+def _steps(timeline: Timeline) -> str:
+    """The place where the script draws, and what is there without it."""
+    if not timeline.num_steps:
+        return "<h2>Steps over time</h2><p>no steps were measured</p>"
     return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        '<div class="head"><h2>Steps over time</h2><div class="buttons">'
+        '<button id="in" aria-label="zoom in">+</button>'
+        '<button id="out" aria-label="zoom out">&minus;</button>'
+        '<button id="all">All</button><button id="end">Last steps</button></div></div>'
+        '<div class="card">'
+        '<canvas id="steps" tabindex="0" role="img" aria-label="step time and idle share over '
+        'time; arrow keys move, plus and minus zoom"></canvas>'
+        '<canvas id="overview" aria-hidden="true"></canvas>'
+        '<p id="readout" aria-live="polite"></p>'
+        "<noscript>The picture needs the script in this page.</noscript></div>"
+        '<p class="note">Above: the time of a step, mean as a line, shortest to longest as a '
+        "band; red marks at its top are steps beyond the scale. Below: the share of the time that "
+        "was idle, by cause. Wheel or pinch to zoom, drag to move. The last steps are kept one "
+        "by one, older ones several together.</p>"
     )
 
 
-def _pictures(runs: Sequence[tuple[str, Report]]) -> Iterator[str]:
-    longest_ns = max((_end_ns(report) for _, report in runs), default=0)
-    for name, report in runs:
-        yield (
-            f'<section class="run"><h3>{escape(name)}</h3><p>{escape(report.verdict)}</p>'
-            f"{_timeline(name, report, longest_ns)}{_legend(report)}{_numbers(report)}"
-            f"{_stages(report)}</section>"
-        )
+def _section(title: str, chart: str, note: str) -> Iterator[str]:
+    if chart:
+        yield f"<h2>{title}</h2>{chart}"
+        if note:
+            yield f'<p class="note">{note}</p>'
 
 
-def _end_ns(report: Report) -> int:
-    if not report.steps:
-        return 0
-    return report.steps[-1].start_ns + report.steps[-1].duration_ns - report.steps[0].start_ns
-
-
-def _timeline(name: str, report: Report, longest_ns: int) -> str:
-    """Every step as a bar: its width is its time, its coloured part the starved share."""
-    if not report.steps or not longest_ns:
-        return "<p>no steps were measured</p>"
-    origin_ns = report.steps[0].start_ns
-    bars = "".join(_bar(group, origin_ns, longest_ns) for group in _groups(report.steps))
-    label = f"Steps of {name}: {report.verdict}"
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(label)}">{bars}</svg>'
-        f'<div class="axis"><span>0 s</span><span>{longest_ns / 2e9:.1f} s</span>'
-        f"<span>{longest_ns / 1e9:.1f} s</span></div>"
-    )
-
-
-def _groups(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    size = -(-len(steps) // _MAX_BARS)
-    return (steps[first : first + size] for first in range(0, len(steps), size))
-
-
-def _bar(steps: Sequence[Step], origin_ns: int, longest_ns: int) -> str:
-    duration_ns = sum(step.duration_ns for step in steps) or 1
-    causes_ns: dict[Cause, int] = {}
-    for step in steps:
-        causes_ns[step.cause] = causes_ns.get(step.cause, 0) + step.stall_ns
-    start_ns = steps[0].start_ns - origin_ns
-    # Edges are rounded, not widths: neighbours share theirs, and no seam shows between them.
-    left = round(_WIDTH * start_ns / longest_ns, 2)
-    right = round(_WIDTH * (start_ns + duration_ns) / longest_ns, 2)
-    place = f'x="{left:.2f}" width="{max(right - left, 0.05):.2f}"'
-    parts = []
-    top = 100.0
-    for cause, stall_ns in sorted(causes_ns.items(), key=lambda part: -part[1]):
-        height = min(100 * stall_ns / duration_ns, top)
-        top -= height
-        parts.append(
-            f'<rect fill="{CAUSE_COLORS[cause]}" {place} y="{top:.1f}" height="{height:.1f}"/>'
-        )
-    return (
-        f"<g><title>{escape(_tip(steps, causes_ns, duration_ns))}</title>"
-        f'<rect class="busy" {place} y="0" height="{top:.1f}"/>{"".join(parts)}</g>'
-    )
-
-
-def _tip(steps: Sequence[Step], causes_ns: Mapping[Cause, int], duration_ns: int) -> str:
-    starved = ", ".join(
-        f"{cause} {100 * stall_ns / duration_ns:.0f} %"
-        for cause, stall_ns in causes_ns.items()
-        if stall_ns
-    )
-    many = "s" * (len(steps) > 1)
-    return f"{len(steps)} step{many}, {duration_ns / 1e6:.1f} ms, starved: {starved or 'no'}"
-
-
-def _legend(report: Report) -> str:
-    items = [
-        f'<li><i style="background:{CAUSE_COLORS[name]}"></i>waited for {name}: '
-        f"{100 * share:.1f} %</li>"
-        for name, share in sorted(report.causes.items(), key=lambda part: -part[1])
-        if share >= 5e-4
-    ]
-    rest = 100 * max(0.0, 1 - report.attributed_stall_fraction)
-    busy = f'<li><i class="busy-key"></i>not starved: {rest:.1f} %</li>'
-    return f'<ul class="legend">{busy}{"".join(items)}</ul>'
-
-
-def _numbers(report: Report) -> str:
-    step, stall = report.step_ms, report.stall_ms
-    return (
-        f'<p class="numbers">step: median {step.p50:.1f} ms, p99 {step.p99:.1f} ms · starved '
-        f"in it: median {stall.p50:.1f} ms, p99 {stall.p99:.1f} ms · host run-ahead "
-        f"{report.lead_ms:.1f} ms · clock: {escape(report.compute_stream)}</p>"
-    )
-
-
-def _stages(report: Report) -> str:
-    if not report.stages:
-        return ""
-    edges = {edge.name: edge for edge in report.edges}
-    rows = [
-        {
-            "stage": stage.name,
-            "threads": stage.concurrency,
-            "busy": f"{100 * stage.busy_fraction:.0f} %",
-            **_edge(edges.get(stage.name)),
-        }
-        for stage in report.stages
-    ]
-    return f"<details><summary>Stages and queues</summary>{_table(rows)}</details>"
-
-
-def _edge(edge: EdgeReport | None) -> dict[str, str]:
-    if edge is None:
-        return {"queue behind it": "", "waited for room": "", "next stage waited": ""}
-    return {
-        "queue behind it": f"{edge.mean_occupancy:.1f} of {edge.capacity}",
-        "waited for room": f"{edge.put_wait_seconds:.1f} s",
-        "next stage waited": f"{edge.get_wait_seconds:.1f} s",
-    }
-
-
-def _pairs(values: Mapping[str, str]) -> str:
+def _pairs(values: Mapping[str, Any]) -> str:
     items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items()
+        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in values.items()
     )
-    return f"<dl>{items}</dl>"
+    return f"<dl>{items}</dl>" if items else ""

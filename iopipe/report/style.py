@@ -16,17 +16,29 @@ CAUSE_COLORS: Mapping[str, str] = {
     "collate": "#5091ff",
     "queue": "#6b6b6b",
     "h2d": "#0abf62",
+    "gpu_decode": "#901b0f",
     "loader": "#e18c00",
+    "launch": "#b1c9b2",
+    "other_host": "#533161",
 }
-"""After Okabe and Ito (Color Universal Design, 2008), moved apart by search."""
+"""After Okabe and Ito (Color Universal Design, 2008), moved apart by search.  The last two
+are pale: they are idle time that is not the input's."""
 
-CSS = """
+_SWATCHES = "".join(
+    f".c-{name} {{ background: {color}; fill: {color}; }}\n" for name, color in CAUSE_COLORS.items()
+)
+
+CSS = (
+    _SWATCHES
+    + """
 :root { color-scheme: light dark;
   --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --page: #ffffff; --card: #f6f8fa;
-  --busy: #e1e5ea; --accent: #0b5cad; }
+  --busy: #e1e5ea; --accent: #0b5cad; --band: #b9d2ec; --veil: #ffffffb8;
+  --over: #c53504; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #e7ecf2; --soft: #9aa7b6; --line: #2f3945; --page: #12171d; --card: #1a2129;
-  --busy: #2b343e; --accent: #6db3f2; } }
+  --busy: #2b343e; --accent: #6db3f2; --band: #2c4a67; --veil: #12171dc0;
+  --over: #ff7a4d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--page);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -44,8 +56,8 @@ tbody tr { border-top: 1px solid var(--line); }
   padding: 1rem 1.1rem; margin: 0 0 1rem; }
 .run h3 { font-size: 1rem; margin: 0; }
 .run p { margin: .15rem 0 .75rem; color: var(--soft); font-size: .925rem; }
-svg { display: block; width: 100%; height: 4.5rem; border-radius: .25rem; background: var(--page);
-  shape-rendering: crispEdges; }
+.run > svg { display: block; width: 100%; height: 4.5rem; border-radius: .25rem;
+  background: var(--page); shape-rendering: crispEdges; }
 .busy { fill: var(--busy); }
 .axis { display: flex; justify-content: space-between; color: var(--soft); font-size: .8rem;
   margin-top: .25rem; font-variant-numeric: tabular-nums; }
@@ -64,4 +76,51 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 32rem) { body { padding: 1.25rem .9rem 3rem; }
   th, td { padding: .45rem .5rem; } .run { padding: .85rem .8rem; } }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
+.lead { color: var(--soft); margin: -.9rem 0 1.5rem; max-width: 46rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
+  margin: 0 0 1rem; }
+.tile { border: 1px solid var(--line); border-radius: .5rem; padding: .65rem .85rem; }
+.tile b { display: block; font-size: 1.35rem; font-weight: 620; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.tile span { color: var(--soft); font-size: .825rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: 1rem 1.1rem; }
+.note { color: var(--soft); font-size: .875rem; margin: .6rem 0 0; }
+.head { display: flex; align-items: baseline; justify-content: space-between; gap: 1rem;
+  flex-wrap: wrap; margin: 2.5rem 0 .75rem; }
+.head h2 { margin: 0; }
+.buttons { display: flex; gap: .35rem; }
+button { font: inherit; font-size: .875rem; color: var(--ink); background: var(--page);
+  border: 1px solid var(--line); border-radius: .375rem; padding: .3rem .75rem; cursor: pointer; }
+button:hover { border-color: var(--soft); }
+canvas { display: block; width: 100%; touch-action: pan-y; border-radius: .25rem; cursor: grab; }
+#steps { height: 17rem; }
+#overview { height: 2.25rem; margin-top: .5rem; cursor: ew-resize; }
+canvas:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
+  outline-offset: 2px; }
+#readout { min-height: 2.9em; margin: .6rem 0 0; font-size: .875rem; color: var(--soft);
+  font-variant-numeric: tabular-nums; }
+#readout b { color: var(--ink); font-weight: 600; }
+.bars { display: grid; grid-template-columns: minmax(6.5rem, max-content) 1fr max-content;
+  gap: .55rem .9rem; align-items: center; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
+.bars .name { overflow-wrap: anywhere; }
+.bars .value { text-align: right; color: var(--soft); white-space: nowrap; }
+.bars svg, .whole svg { display: block; width: 100%; height: 1rem; border-radius: .2rem;
+  shape-rendering: crispEdges; }
+.whole svg { height: 1.6rem; border-radius: .25rem; }
+.rail { fill: var(--busy); } .fill { fill: var(--accent); } .pale { fill: var(--accent);
+  opacity: .32; } .mark { fill: var(--ink); } .wait { fill: var(--over); }
+.key-fill { background: var(--accent); } .key-pale { background: var(--accent); opacity: .32; }
+.key-mark { background: var(--ink); width: .15rem !important; }
+.key-bound { background: var(--soft); width: .15rem !important; } .bound { fill: var(--soft); }
+.bar { display: contents; }
+@media (max-width: 32rem) { .bars { grid-template-columns: 1fr; gap: .7rem; }
+  .bar { display: grid; grid-template-columns: minmax(9rem, 1fr) auto; gap: .2rem .75rem; }
+  .bar svg { grid-row: 2; grid-column: 1 / -1; height: .7rem; }
+  .bar .name { grid-row: 1; grid-column: 1; }
+  .bar .value { grid-row: 1; grid-column: 2; font-size: .825rem; white-space: normal; }
+  #steps { height: 15rem; } .card { padding: .85rem .8rem; } dl { grid-template-columns: 1fr; }
+  dd { margin: 0 0 .4rem; } }
 """
+)

@@ -13,6 +13,7 @@ import torch
 from iopipe.meter.events import CudaEvents
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
+from iopipe.meter.streams import JointEvents
 
 pytestmark = pytest.mark.gpu
 
@@ -178,3 +179,83 @@ def test_the_meter_never_synchronises(kernels: Kernels) -> None:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     assert meter.report().num_steps == NUM_STEPS - 1
+
+
+def test_a_copy_in_the_loop_and_a_slow_launch_are_told_apart(kernels: Kernels) -> None:
+    """Pageable memory: the host is held until it is read, the copy is on the step's stream."""
+    pageable = torch.zeros(64 << 20, dtype=torch.uint8)
+    torch.cuda.synchronize()
+    meter = Meter(CudaEvents("cuda"))
+    copies = []
+    for _ in range(20):
+        meter.enter()
+        meter.handoff()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        pageable.to("cuda")
+        end.record()
+        copies.append((start, end))
+        meter.moved()
+        torch.cuda.synchronize()
+        _busy_until(time.perf_counter() + 0.004)
+        meter.begin()
+        kernels.launch()
+        meter.step()
+        torch.cuda.synchronize()
+    meter.finish()
+    torch.cuda.synchronize()
+    report = meter.report()
+    truth = sum(start.elapsed_time(end) for start, end in copies) / 1e3 / len(copies)
+    charged = report.causes["h2d"] * report.wall_seconds / len(copies)
+    assert charged == pytest.approx(truth, abs=TOLERANCE_SECONDS)
+    launch = report.launch_fraction * report.wall_seconds / len(copies)
+    assert launch == pytest.approx(0.004, abs=2 * TOLERANCE_SECONDS)
+
+
+def test_a_second_stream_that_works_is_no_idle_time(kernels: Kernels) -> None:
+    second = torch.cuda.Stream()
+    clocks = [CudaEvents("cuda"), CudaEvents("cuda", stream=second)]
+    meters = {"one": Meter(clocks[0]), "both": Meter(JointEvents(clocks))}
+    for _ in range(20):
+        for meter in meters.values():
+            meter.enter()
+        _busy_until(time.perf_counter() + 0.006)
+        for meter in meters.values():
+            meter.handoff()
+        with torch.cuda.stream(second):
+            torch.cuda._sleep(kernels.cycles // 2)  # 5 of the 6 ms that the host takes
+    for meter in meters.values():
+        meter.finish()
+    torch.cuda.synchronize()
+    stalls = {name: meter.report().attributed_stall_seconds / 19 for name, meter in meters.items()}
+    assert stalls["one"] == pytest.approx(0.006, abs=2 * TOLERANCE_SECONDS)
+    assert stalls["both"] == pytest.approx(0.001, abs=4 * TOLERANCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "synchronizes", "expected"),
+    [(0.014, False, 0.004), (0.014, True, 0.004), (0.004, False, 0.0), (0.004, True, 0.0)],
+)
+def test_what_is_recoverable_is_what_an_ideal_loader_saves(
+    kernels: Kernels, seconds: float, synchronizes: bool, expected: float
+) -> None:
+    report = _train(kernels, _ready_every(seconds), synchronizes=synchronizes)
+    saved = report.recoverable_stall_fraction * report.wall_seconds / report.num_steps
+    assert saved == pytest.approx(expected, abs=2 * TOLERANCE_SECONDS)
+
+
+def test_many_small_kernels_are_no_input(kernels: Kernels) -> None:
+    """The host launches them more slowly than the device runs them: nothing is recoverable."""
+    value = torch.zeros(16, device="cuda")
+    meter = Meter(CudaEvents("cuda"))
+    for _ in range(20):
+        meter.enter()
+        meter.handoff()
+        for _ in range(1000):
+            value += 1
+        meter.step()
+    meter.finish()
+    torch.cuda.synchronize()
+    report = meter.report()
+    per_step = report.recoverable_stall_fraction * report.wall_seconds / report.num_steps
+    assert per_step < TOLERANCE_SECONDS

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 
-from iopipe.meter.report import ErrorReport, Report, StageReport, Step
+from iopipe.meter.report import IDLE_CAUSES, ErrorReport, Report, StageReport, Step, WhatIf
 
 
 def _report(fraction: float) -> Report:
     return Report(
         num_steps=10,
         wall_seconds=2.0,
+        samples_per_second=100.0,
         attributed_stall_fraction=fraction,
+        recoverable_stall_fraction=0.3,
+        launch_fraction=0.001,
         causes={"storage": fraction * 0.1, "decode": fraction * 0.9},
         stages=(
             StageReport(
                 name="decode", cause="decode", concurrency=2, num_items=5, busy_seconds=1,
                 busy_fraction=0.25,
+            ),
+        ),
+        what_if=(
+            WhatIf(change="cached", samples_per_second=130, low=95, high=160, bound=131),
+            WhatIf(
+                change="2x decode threads", samples_per_second=136, low=130, high=141, bound=140
             ),
         ),
         errors=ErrorReport(num_skipped=3),
@@ -27,16 +36,53 @@ def _report(fraction: float) -> Report:
 def test_the_verdict_names_the_main_cause_first() -> None:
     assert _report(0.312).verdict == (
         "the training step starved 31.2 % of the time: decode-bound (decode 28.1 %, storage 3.1 %)"
+        "; 30.0 % recoverable; 2x decode threads: predicted 1.36x (1.30 to 1.41)"
+        "; decode is the busiest stage, its threads work 25 % of the time"
     )
     assert _report(0.004).verdict == "fed: the training step starved 0.4 % of the time"
 
 
 def test_a_report_is_json_able_and_printable() -> None:
-    values = json.loads(json.dumps(_report(0.5).to_dict()))
+    values = json.loads(json.dumps(_report(0.5).to_json()))
     assert values["attributed_stall_fraction"] == 0.5
-    assert values["stages"][0]["busy_fraction"] == 0.25
+    assert values["schema"] == 1
+    assert set(values["causes"]) == set(IDLE_CAUSES)
+    assert values["causes"]["launch"] == 0.001
+    assert values["causes"]["decode"] == 0.45
+    stage = values["stages"][0]
+    assert (stage["threads"], stage["busy"], stage["idle"], stage["blocked"]) == (2, 0.25, 0.75, 0)
+    assert values["what_if"][1] == {
+        "change": "2x decode threads",
+        "samples_per_second": 136,
+        "low": 130,
+        "high": 141,
+        "bound": 140,
+    }
     assert values["verdict"].startswith("the training step starved 50.0 %")
     text = str(_report(0.5))
     assert text.splitlines()[0] == values["verdict"]
     assert "decode: 2 threads busy 25 %" in text
     assert "3 damaged samples" in text
+
+
+def test_idle_time_that_is_not_input_is_named_as_such() -> None:
+    report = Report(num_steps=5, launch_fraction=0.12, other_host_fraction=0.05)
+    assert report.verdict.startswith("fed: ")
+    assert "12.0 % idle because of launching its first kernel, which is not the input" in (
+        report.verdict
+    )
+    assert "5.0 % idle because of the loop's own code" in report.verdict
+
+
+def test_where_nothing_would_help_the_verdict_says_so() -> None:
+    guess = WhatIf(change="cached", samples_per_second=103, low=97, high=109, bound=104)
+    report = Report(
+        num_steps=5,
+        samples_per_second=100,
+        attributed_stall_fraction=0.05,
+        causes={"storage": 0.05},
+        what_if=(guess,),
+        low_confidence="the clocks disagree",
+    )
+    assert "no change that was replayed would make a detectable difference" in report.verdict
+    assert report.verdict.endswith("low confidence: the clocks disagree")

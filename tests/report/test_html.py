@@ -1,147 +1,157 @@
-"""The page: complete, self-contained, and safe with hostile names."""
+"""The page as text: complete, self-contained, escaped, and drawn from what is there."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 
 import pytest
+from fakes.profiled import history_of, report_of
 
-from iopipe.meter.report import EdgeReport, Report, StageReport, Step
+from iopipe.errors import DataError, NotFoundError
+from iopipe.meter.history import History
+from iopipe.meter.report import Report
 from iopipe.report import write_html
-from iopipe.report.style import CAUSE_COLORS
+from iopipe.report.charts import causes_chart, in_time, what_if_chart
+from iopipe.report.content import content_of, read_report, write_report
+from iopipe.report.html import write_html as from_values
 
-HOSTILE = "</style><script>alert(1)</script>\"'&"
-VOID = {"meta", "rect"}
-
-
-class _Parsed(HTMLParser):
-    """Checks that tags nest, and collects them."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+HOSTILE = "</script><script>alert(1)</script>\"'&"
 
 
-def _report(num_steps: int) -> Report:
-    return Report(
-        num_steps=num_steps,
-        wall_seconds=num_steps * 0.1,
-        attributed_stall_fraction=0.25,
-        causes={"decode": 0.2, "storage": 0.05},
-        stages=(
-            StageReport(
-                name=HOSTILE, cause="decode", concurrency=2, num_items=5, busy_seconds=1,
-                busy_fraction=0.5,
-            ),
-        ),
-        edges=(
-            EdgeReport(
-                name=HOSTILE, capacity=4, num_items=5, put_wait_seconds=0, get_wait_seconds=0,
-                mean_occupancy=1.5,
-            ),
-        ),
-        steps=tuple(
-            Step(start_ns=n * 10**8, duration_ns=10**8, stall_ns=25 * 10**6, cause="decode")
-            for n in range(num_steps)
-        ),
-    )  # fmt: skip
-
-
-def _page(folder: Path, *sizes: int) -> str:
-    write_html(
-        folder / "report.html",
-        title=HOSTILE,
-        verdict=HOSTILE,
-        table=[{"run": HOSTILE, "samples/s": 10}],
-        runs=[(f"{HOSTILE}{size}", _report(size)) for size in sizes],
-        environment={HOSTILE: HOSTILE},
-    )
+def _page(folder: Path, **changes: object) -> str:
+    history = history_of(200)
+    write_html(report_of(history, **changes), history, folder / "report.html")
     return (folder / "report.html").read_text()
 
 
-def test_the_page_nests_and_loads_nothing(tmp_path: Path) -> None:
-    page = _page(tmp_path, 5, 7)
-    tags = _Parsed(page).tags
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
+def test_the_policy_names_the_hashes_of_script_and_style(tmp_path: Path) -> None:
+    page = _page(tmp_path)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None and "default-src 'none'" in policy[1]
+    for element, rule in (("script", "script-src"), ("style", "style-src")):
+        (text,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}'" in policy[1]
+    assert " style=" not in page and not re.search(r"\son[a-z]+=", page)
     assert not re.search(r"(src|href)=|url\(|@import|https?:", page)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_the_verdict_comes_first(tmp_path: Path) -> None:
+    page = _page(tmp_path)
+    verdict = page.index('<p class="verdict">GPU starved 13.9 % of the time')
+    assert page.index('<p class="lead">3 more decode threads would remove it') > verdict
+    assert all(verdict < page.index(word) for word in ("<canvas", "<svg", "<h2"))
+
+
+def test_the_data_in_the_page_is_the_timeline(tmp_path: Path) -> None:
+    page = _page(tmp_path)
+    embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert embedded is not None
+    data = json.loads(embedded[1])
+    del data["colors"]
+    assert data == history_of(200).timeline().to_json()
+
+
 def test_hostile_words_are_only_words(tmp_path: Path) -> None:
-    parsed = _Parsed(_page(tmp_path, 3))
-    assert HOSTILE in parsed.words
-    assert "alert(1)" not in "".join(tag for tag, _ in parsed.tags)
+    stage = {"name": HOSTILE, "threads": HOSTILE, "busy": 0.5}
+    page = _page(
+        tmp_path, verdict=HOSTILE, stages=[stage], environment={HOSTILE: HOSTILE},
+        causes={HOSTILE: 0.5},
+    )  # fmt: skip
+    assert "<script>alert" not in page
+    assert HOSTILE in unescape(page)
 
 
-@pytest.mark.parametrize(("num_steps", "num_bars"), [(1, 1), (40, 40), (100_000, 800)])
-def test_the_picture_shows_all_time_and_the_starved_share(
-    tmp_path: Path, num_steps: int, num_bars: int
-) -> None:
-    rects = [a for tag, a in _Parsed(_page(tmp_path, num_steps)).tags if tag == "rect"]
-    starved = [a for a in rects if a.get("fill") == CAUSE_COLORS["decode"]]
-    assert len(starved) == num_bars
-    assert {a["height"] for a in starved} == {"25.0"}
-    assert sum(float(str(a["width"])) for a in starved) == pytest.approx(1000, rel=0.01)
+@pytest.mark.parametrize(
+    "lacking",
+    ["verdict", "causes", "what_if", "stages", "environment", "samples_per_second", "num_steps",
+     "wall_seconds", "attributed_stall_fraction", "recoverable_stall_fraction"],
+)  # fmt: skip
+def test_what_a_report_lacks_is_not_drawn(tmp_path: Path, lacking: str) -> None:
+    history = history_of(20)
+    content = report_of(history)
+    write_html(content, history, tmp_path / "whole.html")
+    del content[lacking]
+    write_html(content, history, tmp_path / "less.html")
+    whole, less = ((tmp_path / f"{name}.html").read_text() for name in ("whole", "less"))
+    assert len(less) < len(whole) or lacking in ("num_steps",)
+    assert 'id="steps"' in less
 
 
-def test_a_bar_of_several_steps_shows_each_of_their_causes(tmp_path: Path) -> None:
-    steps = tuple(
-        Step(
-            start_ns=n * 10**8,
-            duration_ns=10**8,
-            stall_ns=(40 if n % 2 else 20) * 10**6,
-            cause="decode" if n % 2 else "storage",
-        )
-        for n in range(1600)
-    )
-    run = replace(_report(1600), steps=steps)
-    write_html(
-        tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
-    )
-    rects = [a for tag, a in _Parsed((tmp_path / "page.html").read_text()).tags if tag == "rect"]
-    bars = {(a.get("fill"), a["y"], a["height"]) for a in rects}
-    assert bars == {
-        (None, "0", "70.0"),  # busy
-        (CAUSE_COLORS["decode"], "80.0", "20.0"),
-        (CAUSE_COLORS["storage"], "70.0", "10.0"),
-    }
+def test_a_report_of_another_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="schema 2: this version draws 1"):
+        write_html({"schema": 2}, History(), tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_stages_without_queues_are_shown(tmp_path: Path) -> None:
-    run = replace(_report(3), edges=())
-    write_html(
-        tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
-    )
-    assert "50 %" in _Parsed((tmp_path / "page.html").read_text()).words
+def test_a_report_is_taken_as_a_value_too(tmp_path: Path) -> None:
+    class Measured:
+        def to_json(self) -> dict[str, object]:
+            return {"schema": 1, "verdict": "fed"}
+
+    from_values(Measured(), History(), tmp_path / "report.html")
+    assert "no steps were measured" in (tmp_path / "report.html").read_text()
+    if hasattr(Report, "to_json"):
+        assert content_of(Report())["verdict"] == Report().verdict
 
 
-def test_runs_share_one_scale(tmp_path: Path) -> None:
-    rects = [a for tag, a in _Parsed(_page(tmp_path, 10, 20)).tags if tag == "rect"]
-    widths = [float(str(a["width"])) for a in rects if "fill" in a]
-    assert sum(widths[:10]) == pytest.approx(500, rel=0.01)
-    assert sum(widths[10:]) == pytest.approx(1000, rel=0.01)
+def _widths(chart: str, look: str) -> list[float]:
+    return [float(w) for w in re.findall(rf'class="{look}" x="[\d.]+" width="([\d.]+)"', chart)]
 
 
-def test_a_run_without_steps_says_so(tmp_path: Path) -> None:
-    assert "no steps were measured" in _page(tmp_path, 0)
+def test_causes_are_drawn_to_scale_largest_first() -> None:
+    chart = causes_chart({"storage": 0.1, "decode": 0.25, "queue": 0.0})
+    assert _widths(chart, "c-decode") == [250.0] and _widths(chart, "c-storage") == [100.0]
+    assert chart.index("c-decode") < chart.index("c-storage")
+    assert "queue" not in chart and "busy 65.0 %" in chart
+
+
+def test_predictions_are_drawn_to_scale_with_their_intervals() -> None:
+    change = {"change": "cached", "samples_per_second": 150.0, "low": 120.0, "high": 200.0,
+              "bound": 140.0}  # fmt: skip
+    chart = what_if_chart([change], 100.0)
+    assert _widths(chart, "fill") == [600.0]
+    assert _widths(chart, "pale") == [400.0, 500.0]  # the interval; what was measured
+    assert '"mark" x="750.00"' in chart and '"bound" x="700.00"' in chart
+    assert "1.50x, 150/s (120 to 200)" in chart
+
+
+def test_a_bound_beyond_the_interval_widens_the_scale() -> None:
+    change = {"change": "prefetch 8", "samples_per_second": 100.0, "low": 80.0, "high": 120.0,
+              "bound": 200.0}  # fmt: skip
+    chart = what_if_chart([change], 100.0)
+    assert '"mark" x="500.00"' in chart and '"bound" x="996.00"' in chart
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [(0, "0 µs"), (0.0123, "12.3 µs"), (0.4124, "412 µs"), (9.531, "9.53 ms"), (1204, "1.20 s"),
+     (0.9996, "1.00 ms"), (3_600_000, "3,600 s")],
+)  # fmt: skip
+def test_times_have_three_digits(milliseconds: float, words: str) -> None:
+    assert in_time(milliseconds) == words
+
+
+def test_a_report_is_read_again_as_it_was_written(tmp_path: Path) -> None:
+    history = history_of(500)
+    write_report(report_of(history), history, tmp_path)
+    content, timeline = read_report(tmp_path / "report.json")
+    assert content == report_of(history)
+    assert timeline.to_json() == history.timeline().to_json()
+    (tmp_path / "steps.json").unlink()
+    assert read_report(tmp_path / "report.json")[1].num_steps == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": 3}', "\x00"])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError):
+        read_report(tmp_path / "report.json")
+    with pytest.raises(NotFoundError, match="iopipe profile writes it"):
+        read_report(tmp_path / "none.json")

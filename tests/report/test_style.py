@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from iopipe.meter.history import CAUSES
 from iopipe.protocols import Cause
 from iopipe.report.style import CAUSE_COLORS
 
@@ -58,7 +59,8 @@ def _lab(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def test_every_cause_has_a_colour() -> None:
-    assert set(CAUSE_COLORS) == set(get_args(Cause))
+    assert set(CAUSE_COLORS) == set(CAUSES)
+    assert set(get_args(Cause)) <= set(CAUSES)
 
 
 @pytest.mark.parametrize("kind", VISION)

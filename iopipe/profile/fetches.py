@@ -1,0 +1,121 @@
+"""What a loader's worker did for each batch, measured where the worker runs.
+
+Stands inside torch's loader processes, around its fetcher.  Invariant: the batch is what it
+would have been; its times travel beside it and are taken off before the script sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from iopipe.meter.spans import Span
+
+TIMED = "IOPIPE_PROFILE_TIMED"
+"""Set while one of torch's own iterators starts: whoever makes a fetcher then is its worker.
+Other libraries' iterators use the same fetchers and would hand our wrapper to the script."""
+
+
+class TimedBatch:
+    """A batch with the times of its making."""
+
+    __slots__ = ("batch", "cpu_ns", "spans")
+
+    def __init__(self, batch: Any, spans: tuple[Span, ...], cpu_ns: int) -> None:
+        self.batch = batch
+        self.spans = spans
+        self.cpu_ns = cpu_ns
+
+    def pin_memory(self) -> TimedBatch:
+        """torch's pinning asks for this of types that it does not know."""
+        from torch.utils.data._utils.pin_memory import pin_memory
+
+        pinned = pin_memory(self.batch)  # type: ignore[no-untyped-call]
+        return TimedBatch(pinned, self.spans, self.cpu_ns)
+
+    def __reduce__(self) -> Any:
+        return TimedBatch, (self.batch, self.spans, self.cpu_ns)
+
+
+def unwrapped(item: Any) -> Any:
+    """The batch as the script expects it."""
+    return item.batch if isinstance(item, TimedBatch) else item
+
+
+def timed_creator(create: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's `create_fetcher`, whose fetchers time what they do."""
+
+    def create_fetcher(*arguments: Any, **options: Any) -> Any:
+        fetcher = create(*arguments, **options)
+        if os.environ.pop(TIMED, None):
+            _time(fetcher)
+        return fetcher
+
+    return create_fetcher
+
+
+def _time(fetcher: Any) -> None:
+    fetch, collate = fetcher.fetch, fetcher.collate_fn
+    watch = _Watch()
+
+    def timed_collate(samples: Any) -> Any:
+        watch.fetched()
+        return collate(samples)
+
+    def timed_fetch(index: Any) -> TimedBatch:
+        watch.start()
+        batch = fetch(index)
+        return TimedBatch(batch, watch.spans(), watch.cpu_ns)
+
+    fetcher.collate_fn = timed_collate
+    fetcher.fetch = timed_fetch
+
+
+class _Watch:
+    """The clocks of one thread, read three times a batch."""
+
+    def __init__(self) -> None:
+        self._delay = _run_delay_reader()
+        self._start = self._fetched = (0, 0, 0)
+        self.cpu_ns = 0
+
+    def start(self) -> None:
+        self._start = self._fetched = self._now()
+
+    def fetched(self) -> None:
+        self._fetched = self._now()
+
+    def spans(self) -> tuple[Span, ...]:
+        """Waiting, computing, collating, one after the other.
+
+        The dataset's code is seen as a whole.  What it spent off the processor without
+        queueing for one it waited for: storage, as a rule.  The rest is decode, transforms
+        included.
+        """
+        end = self._now()
+        self.cpu_ns = end[1] - self._start[1]
+        wall, cpu, delay = (b - a for a, b in zip(self._start, self._fetched, strict=True))
+        waited_until = self._start[0] + max(0, min(wall, wall - cpu - delay))
+        return (
+            Span("worker", "storage", self._start[0], waited_until),
+            Span("worker", "decode", waited_until, self._fetched[0]),
+            Span("worker", "collate", self._fetched[0], end[0]),
+        )
+
+    def _now(self) -> tuple[int, int, int]:
+        return time.perf_counter_ns(), time.thread_time_ns(), self._delay()
+
+
+def _run_delay_reader() -> Callable[[], int]:
+    """How long the calling thread stood in the queue for a processor, in nanoseconds.
+
+    The second number of schedstat (Linux, Documentation/scheduler/sched-stats.rst); 0 where
+    the system does not tell.
+    """
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return lambda: 0
+    return lambda: int(os.pread(file, 96, 0).split()[1])

@@ -1,0 +1,102 @@
+"""Marks on the device, with fakes of the classes that torch has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from iopipe.meter.events import HostEvents
+from iopipe.profile import torch_hook
+from iopipe.profile.fetches import TimedBatch, unwrapped
+from iopipe.profile.session import Session
+
+
+@dataclass(slots=True)
+class Marks:
+    """What a session would be told."""
+
+    seen: list[str] = field(default_factory=list)
+
+    def mark_move(self) -> None:
+        self.seen.append("moved")
+
+    def mark_begin(self) -> None:
+        self.seen.append("begin")
+
+
+class FakeTensor:
+    """Somewhere: on the host, or on a device."""
+
+    def __init__(self, is_cuda: bool) -> None:
+        self.is_cuda = is_cuda
+
+    def to(self, device: str) -> FakeTensor:
+        """A copy on `device`; itself where it is there."""
+        is_cuda = device == "cuda"
+        return self if is_cuda == self.is_cuda else FakeTensor(is_cuda)
+
+    def cuda(self) -> FakeTensor:
+        return self.to("cuda")
+
+
+def _fake_torch(hooks: list[Callable[..., None]], *, is_compiling: bool = False) -> Any:
+    class Tensor(FakeTensor):
+        pass
+
+    module = SimpleNamespace(register_module_forward_pre_hook=hooks.append)
+    return SimpleNamespace(
+        Tensor=Tensor,
+        nn=SimpleNamespace(modules=SimpleNamespace(module=module)),
+        compiler=SimpleNamespace(is_compiling=lambda: is_compiling),
+    )
+
+
+def test_only_a_copy_to_the_device_is_a_move() -> None:
+    marks, hooks = Marks(), list[Callable[..., None]]()
+    fake = _fake_torch(hooks)
+    torch_hook._mark_device_work(fake, marks)
+    on_device = fake.Tensor(False).to("cuda")
+    assert on_device.is_cuda
+    assert marks.seen == ["moved"]
+    fake.Tensor(True).to("cuda")
+    fake.Tensor(True).to("cpu")
+    fake.Tensor(False).to("cpu")
+    assert marks.seen == ["moved"]
+    hooks[0](None, ())
+    assert marks.seen == ["moved", "begin"]
+
+
+def test_nothing_is_marked_while_torch_compiles() -> None:
+    marks, hooks = Marks(), list[Callable[..., None]]()
+    torch_hook._mark_device_work(_fake_torch(hooks, is_compiling=True), marks)
+    hooks[0](None, ())
+    assert marks.seen == []
+
+
+def test_a_pinned_batch_keeps_its_times() -> None:
+    batch = TimedBatch({"x": [1, 2]}, (), 7)
+    again = TimedBatch(*batch.__reduce__()[1])
+    assert (again.batch, again.cpu_ns) == ({"x": [1, 2]}, 7)
+    assert unwrapped(again) == {"x": [1, 2]}
+    assert unwrapped([again]) == [again]
+
+
+def test_a_loader_an_epoch_leaves_no_heap_of_them(tmp_path: Path) -> None:
+    session = Session(tmp_path, None, HostEvents)
+    for epoch in range(20):
+        loader = torch.utils.data.DataLoader([0] * (8 if epoch == 3 else 4))
+        watched = session.begins(loader)
+        batches = iter(loader)
+        for _ in range(len(loader)):
+            session.next_batch(watched, lambda batches=batches: next(batches))
+        watched.meter.finish()
+        del loader, batches
+    assert len(session.kept) <= 3
+    session.write()
+    assert len(list(tmp_path.glob("measured-*.json"))) == 1
+    session.write()  # once is enough
