@@ -19,24 +19,39 @@ Other libraries' iterators use the same fetchers and would hand our wrapper to t
 
 
 class TimedBatch:
-    """A batch with the times of its making."""
+    """A batch with the times of its making; numbers alone, which are sent the fastest."""
 
-    __slots__ = ("batch", "cpu_ns", "spans")
+    __slots__ = ("batch", "cpu_ns", "moments")
 
-    def __init__(self, batch: Any, spans: tuple[Span, ...], cpu_ns: int) -> None:
+    def __init__(self, batch: Any, moments: tuple[int, int, int, int], cpu_ns: int) -> None:
         self.batch = batch
-        self.spans = spans
+        self.moments = moments
+        """Begun, done with waiting, done with computing, collated."""
         self.cpu_ns = cpu_ns
+
+    def spans(self) -> tuple[Span, ...]:
+        """Waiting, computing, collating, one after the other.
+
+        The dataset's code is seen as a whole.  What it spent off the processor without
+        queueing for one it waited for: storage, as a rule.  The rest is decode, transforms
+        included.
+        """
+        begun, waited, fetched, collated = self.moments
+        return (
+            Span("worker", "storage", begun, waited),
+            Span("worker", "decode", waited, fetched),
+            Span("worker", "collate", fetched, collated),
+        )
 
     def pin_memory(self) -> TimedBatch:
         """torch's pinning asks for this of types that it does not know."""
         from torch.utils.data._utils.pin_memory import pin_memory
 
         pinned = pin_memory(self.batch)  # type: ignore[no-untyped-call]
-        return TimedBatch(pinned, self.spans, self.cpu_ns)
+        return TimedBatch(pinned, self.moments, self.cpu_ns)
 
     def __reduce__(self) -> Any:
-        return TimedBatch, (self.batch, self.spans, self.cpu_ns)
+        return TimedBatch, (self.batch, self.moments, self.cpu_ns)
 
 
 def unwrapped(item: Any) -> Any:
@@ -67,7 +82,7 @@ def _time(fetcher: Any) -> None:
     def timed_fetch(index: Any) -> TimedBatch:
         watch.start()
         batch = fetch(index)
-        return TimedBatch(batch, watch.spans(), watch.cpu_ns)
+        return TimedBatch(batch, watch.moments(), watch.cpu_ns)
 
     fetcher.collate_fn = timed_collate
     fetcher.fetch = timed_fetch
@@ -87,22 +102,14 @@ class _Watch:
     def fetched(self) -> None:
         self._fetched = self._now()
 
-    def spans(self) -> tuple[Span, ...]:
-        """Waiting, computing, collating, one after the other.
-
-        The dataset's code is seen as a whole.  What it spent off the processor without
-        queueing for one it waited for: storage, as a rule.  The rest is decode, transforms
-        included.
-        """
+    def moments(self) -> tuple[int, int, int, int]:
         end = self._now()
+        begun, fetched = self._start[0], self._fetched[0]
         self.cpu_ns = end[1] - self._start[1]
-        wall, cpu, delay = (b - a for a, b in zip(self._start, self._fetched, strict=True))
-        waited_until = self._start[0] + max(0, min(wall, wall - cpu - delay))
-        return (
-            Span("worker", "storage", self._start[0], waited_until),
-            Span("worker", "decode", waited_until, self._fetched[0]),
-            Span("worker", "collate", self._fetched[0], end[0]),
-        )
+        on_cpu_ns = self._fetched[1] - self._start[1]
+        queued_ns = self._fetched[2] - self._start[2]
+        waited = fetched - min(fetched - begun, on_cpu_ns + queued_ns)
+        return begun, waited, fetched, end[0]
 
     def _now(self) -> tuple[int, int, int]:
         return time.perf_counter_ns(), time.thread_time_ns(), self._delay()

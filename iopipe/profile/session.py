@@ -138,8 +138,8 @@ class Session:
 
     def _opened(self, watched: Watched, item: TimedBatch) -> tuple[Any, tuple[Span, ...]]:
         watched.worker_cpu_ns += item.cpu_ns if watched.num_workers else 0
-        watched.worker_busy_ns += item.spans[-1].end_ns - item.spans[0].start_ns
-        return item.batch, item.spans
+        watched.worker_busy_ns += item.moments[3] - item.moments[0]
+        return item.batch, item.spans()
 
     def _ends(self, watched: Watched) -> None:
         watched.is_over = True

@@ -130,5 +130,5 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "starved by meter" in text
     report = json.loads(out.read_text())
-    assert report["estimates"]["meter"] > 0.5
-    assert report["estimates"]["runs"] > 0.5
+    assert set(report["estimates"]) == {"meter", "runs", "loader", "k steps"}
+    assert report["estimates"]["meter"] > 0

@@ -79,9 +79,14 @@ def test_nothing_is_marked_while_torch_compiles() -> None:
 
 
 def test_a_pinned_batch_keeps_its_times() -> None:
-    batch = TimedBatch({"x": [1, 2]}, (), 7)
+    batch = TimedBatch({"x": [1, 2]}, (10, 14, 20, 21), 7)
     again = TimedBatch(*batch.__reduce__()[1])
     assert (again.batch, again.cpu_ns) == ({"x": [1, 2]}, 7)
+    assert [(span.cause, span.start_ns, span.end_ns) for span in again.spans()] == [
+        ("storage", 10, 14),
+        ("decode", 14, 20),
+        ("collate", 20, 21),
+    ]
     assert unwrapped(again) == {"x": [1, 2]}
     assert unwrapped([again]) == [again]
 
