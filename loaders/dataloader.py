@@ -42,7 +42,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
       the ranks of torch.distributed; random draws of a map-style dataset are keyed by
       (seed, epoch, index): the same for any number of worker processes, and after a resume.
       Persistent workers then begin the next epoch before this one has been handed over.
-    - `numa` and `tune` are reserved: other values than None are refused.
+    - `numa`: 'auto' gives workers the CPUs of this rank's part of the machine that are nearest
+      to the GPU of `device`, and their slabs its node's memory; see `iopipe topology`.
+    - `tune` is reserved: other values than None are refused.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         pin_memory_device: str = "",
         in_order: bool = True,
         device: str | None = None,
-        numa: None = None,
+        numa: Literal["auto"] | None = None,
         meter: bool | None = None,
         tune: None = None,
         worker_mode: Literal["process", "thread"] = "process",
@@ -279,9 +281,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 def _refuse(*, worker_mode: str, numa: object, tune: object) -> None:
     if worker_mode not in ("process", "thread"):
         raise PipelineError(f"worker_mode is {worker_mode!r}: give 'process' or 'thread'")
-    for name, value in (("numa", numa), ("tune", tune)):
-        if value is not None:
-            raise PipelineError(f"{name}={value!r} is not there yet: leave {name} out")
+    if numa not in (None, "auto"):
+        raise PipelineError(f"numa is {numa!r}: give 'auto' or None")
+    if tune is not None:
+        raise PipelineError(f"tune={tune!r} is not there yet: leave tune out")
 
 
 def _state_of(sampler: Any) -> dict[str, Any] | None:

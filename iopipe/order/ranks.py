@@ -20,6 +20,14 @@ _LAUNCHERS = (
 )
 
 
+_LOCAL_LAUNCHERS = (
+    ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+
+
 def detect_ranks() -> tuple[int, int]:
     """(rank, world) of an initialised torch.distributed, else of the launcher's environment,
     else (0, 1)."""
@@ -27,6 +35,14 @@ def detect_ranks() -> tuple[int, int]:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     for rank, world in _LAUNCHERS:
+        if rank in os.environ and world in os.environ:
+            return _number(rank), _number(world)
+    return 0, 1
+
+
+def detect_local_ranks() -> tuple[int, int]:
+    """(rank, ranks) on this machine, of the launcher's environment, else (0, 1)."""
+    for rank, world in _LOCAL_LAUNCHERS:
         if rank in os.environ and world in os.environ:
             return _number(rank), _number(world)
     return 0, 1

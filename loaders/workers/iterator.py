@@ -25,6 +25,7 @@ from iopipe.loaders.workers.ahead import Ahead, next_epoch
 from iopipe.loaders.workers.channels import IndexQueue, ResultQueue, ResultSender, end_with
 from iopipe.loaders.workers.death import causes_of_death, oom_kills
 from iopipe.loaders.workers.messages import SlabCollate
+from iopipe.loaders.workers.nearby import bind_worker, binding_for
 from iopipe.loaders.workers.samplers import EpochProgress, Skipping
 from iopipe.loaders.workers.seeds import SeededDataset
 from iopipe.loaders.workers.slabs import Arena
@@ -37,6 +38,7 @@ from iopipe.loaders.workers.threads import (
 )
 from iopipe.meter.meter import Meter, num_samples_of
 from iopipe.meter.spans import Span
+from iopipe.topology import Binding
 
 if TYPE_CHECKING:
     from iopipe.loaders.dataloader import DataLoader
@@ -116,6 +118,9 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         self._index_queues: list[Any] = []
         self._workers: list[Any] = []
         self._num_oom_kills = oom_kills()
+        self._binding = binding_for(
+            loader.numa, device=loader.device, num_workers=self._num_workers
+        )
         self._life: Connection | None = None
         if loader.worker_mode == "thread":
             self._start_threads(loader)
@@ -149,6 +154,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
                     init_fn=self._worker_init_fn,
                     worker_id=worker_id,
                     num_workers=self._num_workers,
+                    binding=self._binding,
                 )
             )
             worker.start()
@@ -179,6 +185,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             indices.cancel_join_thread()
             receiver, sender = Pipe(duplex=True)
             arguments = (
+                self._binding,
                 life,
                 (self._life, receiver) if context.get_start_method() == "fork" else (),
                 sender,
@@ -292,6 +299,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
 
 
 def _work(
+    binding: Binding | None,
     life: Connection,
     inherited: tuple[Connection, ...],
     sender: Connection,
@@ -304,6 +312,7 @@ def _work(
     *rest: Any,
 ) -> None:
     """A worker process: torch's loop, between our channels."""
+    bind_worker(binding, rest[3])
     for connection in inherited:
         connection.close()  # a fork's copies of the trainer's ends, which would keep them open
     threading.Thread(target=end_with, args=(life,), daemon=True).start()

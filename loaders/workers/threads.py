@@ -24,7 +24,9 @@ from torch.utils.data._utils import collate as torch_collate
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data.graph_settings import apply_random_seed
 
+from iopipe.loaders.workers.nearby import bind_thread
 from iopipe.loaders.workers.seeds import SeededDataset
+from iopipe.topology import Binding
 
 _JOIN_SECONDS = 5.0
 """How long the end of the program waits for the sample that a thread works on."""
@@ -67,6 +69,7 @@ class ThreadTask:
     init_fn: Callable[[int], None] | None
     worker_id: int
     num_workers: int
+    binding: Binding | None
 
 
 class ThreadWorker:
@@ -111,6 +114,7 @@ def _end(task: ThreadTask, thread: threading.Thread) -> None:
 
 
 def _loop(task: ThreadTask) -> None:
+    bind_thread(task.binding, task.worker_id)
     dataset = _own_copy(task.dataset, task.shared_seed)
     seed = task.base_seed + task.worker_id
     state = np.random.SeedSequence([task.worker_id, task.base_seed]).generate_state(4)

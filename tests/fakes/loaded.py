@@ -166,6 +166,13 @@ class Asked(Numbers):
         return super().__getitem__(index)
 
 
+class Places(Numbers):
+    """On which CPUs the worker may run, as a bit mask."""
+
+    def __getitem__(self, index: int) -> Any:
+        return sum(1 << cpu for cpu in os.sched_getaffinity(0))
+
+
 class Augmented(Numbers):
     """Draws from the global generators and, where there is one, the sample's own."""
 

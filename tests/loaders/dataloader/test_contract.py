@@ -97,7 +97,7 @@ def test_our_options_are_attributes_of_their_own_names() -> None:
     ("options", "said"),
     [
         ({"worker_mode": "fibre"}, "give 'process' or 'thread'"),
-        ({"numa": "auto"}, "numa='auto' is not there yet"),
+        ({"numa": "near"}, "numa is 'near': give 'auto' or None"),
         ({"tune": "auto"}, "tune='auto' is not there yet"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
     ],

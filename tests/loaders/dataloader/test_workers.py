@@ -25,6 +25,7 @@ import iopipe
 from iopipe.loaders.workers import death, start
 from iopipe.loaders.workers.messages import pack, unpack
 from iopipe.loaders.workers.slabs import Arena, Mappings
+from iopipe.order.ranks import detect_local_ranks
 
 Make = Callable[..., Any]
 
@@ -376,6 +377,52 @@ def test_every_start_method(method: str) -> None:
         data.Kinds(8), batch_size=2, num_workers=1, multiprocessing_context=method
     )
     assert [batch["number"].tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("own", [(0, 1), (1, 2)])
+def test_workers_are_bound_to_their_part_of_the_machine(
+    ours: Make, own: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the plan for this machine, or for one rank of it, says; the trainer is left alone."""
+    monkeypatch.setenv("LOCAL_RANK", str(own[0]))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(own[1]))
+    before = os.sched_getaffinity(0)
+    plan = iopipe.plan_binding(
+        iopipe.read_topology(), gpu=None, local_rank=own[0], local_world=own[1], num_workers=2
+    )
+    masks = [sum(1 << cpu for cpu in cpus) for cpus in plan.worker_cpus]
+    loader = ours(data.Places(8), num_workers=2, numa="auto")
+    assert [int(batch) for batch in loader] == masks * 4
+    assert os.sched_getaffinity(0) == before and loader.numa == "auto"
+
+
+def test_a_binding_that_is_refused_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    loader = iopipe.DataLoader(data.Numbers(4), num_workers=1, worker_mode="thread", numa="auto")
+    assert len(list(loader)) == 4
+    assert "worker thread 0 is not bound: Operation not permitted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, (1, 4)),
+        ({"SLURM_LOCALID": "2", "SLURM_NTASKS_PER_NODE": "8"}, (2, 8)),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, (3, 4)),
+    ],
+)
+def test_local_ranks(
+    environment: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert detect_local_ranks() == expected
 
 
 def test_workers_are_not_forked_beside_threads(monkeypatch: pytest.MonkeyPatch) -> None:
