@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
+from fakes.ranks import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,10 +84,8 @@ def test_nobody_waits_for_an_answer() -> None:
         RankMeter(mailbox, interval=0)
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+def _trained(rank: int) -> Iterator[str]:
+    yield ""  # from here on there is a group
     meter = RankMeter(TorchExchange(), interval=4)
     for step in range(12):
         meter.add(0, 1_000_000, {"h2d": 1000 * (step + 1) if rank == 1 else 0})
@@ -98,13 +96,11 @@ def _rank(rank: int, folder: str) -> None:
     torch.distributed.barrier()
     while (report := meter.report()) is None or report.num_steps < 12:
         torch.distributed.barrier()  # what was sent comes; bounded by the test's own limit
-    Path(folder, f"rank-{rank}").write_text(repr(report))
-    torch.distributed.destroy_process_group()
+    yield repr(report)
 
 
 def test_two_processes_agree_on_the_straggler(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    first, second = (Path(tmp_path, f"rank-{rank}").read_text() for rank in range(2))
+    first, second = run_ranks(_trained, tmp_path)
     assert first == second
     assert "charged_seconds=(0.0, 7.8e-05)" in first
     assert "num_steps=12" in first
