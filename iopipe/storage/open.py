@@ -32,8 +32,9 @@ def open_store(
     A plain path or `file://` gives a new store of local files: `PosixStore(**options)`, or the
     one that `prefer` names; `memory://` gives the one `MemoryStore` of this process, which
     takes no options; any other URL a `RemoteStore` over the file system that fsspec has for
-    it, or with `prefer="objects"` an `ObjectStore`: S3, GCS, Azure and HTTP through obstore.  `require="gpudirect"`, with `prefer="gds"`, demands that the device's bytes reach the
-    GPU without passing through host memory, and is a `StorageError` where they do not.
+    it, or with `prefer="objects"` an `ObjectStore`: S3, GCS, Azure and HTTP through obstore.
+    `require="gpudirect"`, with `prefer="gds"`, demands that the device's bytes reach the GPU
+    without passing through host memory, and is a `StorageError` where they do not.
     """
     scheme = _scheme(url)
     if prefer is not None and prefer not in get_args(Backend):

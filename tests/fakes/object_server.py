@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 SLOW_DOWN = (
@@ -31,6 +33,13 @@ class Faults:
     burst: int = 5
 
 
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are no news; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class ObjectServer:
     """Objects by key, served under `url` as plain HTTP and as the bucket of that name."""
 
@@ -41,7 +50,7 @@ class ObjectServer:
         self.headers: list[dict[str, str]] = []
         self._lock = threading.Lock()
         self._level, self._at = 0.0, time.monotonic()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

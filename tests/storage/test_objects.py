@@ -84,7 +84,8 @@ def test_what_passes_is_tried_again(
 
 
 def test_a_throttled_server_is_not_run_over(server: ObjectServer) -> None:
-    """200 of 200, with few refusals, at 50 requests a second."""
+    """200 of 200 at 50 requests a second, most of them at the first try; `test_pace` says how few
+    are refused on a clock of its own."""
     server.faults.rate = 50.0
     with_store = ObjectStore(server.url)
     path = f"{server.url}set/a.bin"
@@ -92,7 +93,7 @@ def test_a_throttled_server_is_not_run_over(server: ObjectServer) -> None:
     assert fetched(with_store, path, ranges) == [CONTENT[a : a + 100] for a, _ in ranges]
     with_store.close()
     assert server.statuses.count(206) == 200
-    assert server.statuses.count(503) == with_store.num_refused < 40
+    assert 0 < with_store.num_refused <= server.statuses.count(503) < 100
 
 
 def test_an_end_is_put_to_trying(server: ObjectServer) -> None:
