@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia", "triton")
+OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia", "obstore", "triton")
 
 BLOCK = f"""
 import importlib.abc, sys
@@ -48,6 +48,10 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "from iopipe.bench.photographs import CropSettings, make_crops\n"
             "make_crops(Path('nowhere'), CropSettings())",
             "iopipe[demo]",
+        ),
+        (
+            "import iopipe\niopipe.open_store('s3://bucket', prefer='objects')",
+            "iopipe[objects]",
         ),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
         ("from iopipe.kernels.tuning import resolve", "iopipe[kernels]"),

@@ -20,7 +20,7 @@ from iopipe.storage.posix import PosixStore
 from iopipe.storage.remote import RemoteStore
 from iopipe.storage.uring import UringStore
 
-Backend: TypeAlias = Literal["posix", "direct", "uring", "mapped", "gds"]
+Backend: TypeAlias = Literal["posix", "direct", "uring", "mapped", "gds", "objects"]
 Requirement: TypeAlias = Literal["gpudirect"]
 
 
@@ -32,8 +32,9 @@ def open_store(
     A plain path or `file://` gives a new store of local files: `PosixStore(**options)`, or the
     one that `prefer` names; `memory://` gives the one `MemoryStore` of this process, which
     takes no options; any other URL a `RemoteStore` over the file system that fsspec has for
-    it.  `require="gpudirect"`, with `prefer="gds"`, demands that the device's bytes reach the
-    GPU without passing through host memory, and is a `StorageError` where they do not.
+    it, or with `prefer="objects"` an `ObjectStore`: S3, GCS, Azure and HTTP through obstore.
+    `require="gpudirect"`, with `prefer="gds"`, demands that the device's bytes reach the GPU
+    without passing through host memory, and is a `StorageError` where they do not.
     """
     scheme = _scheme(url)
     if prefer is not None and prefer not in get_args(Backend):
@@ -42,6 +43,10 @@ def open_store(
         raise PipelineError(f"require is {require!r}: give 'gpudirect' or nothing")
     if require is not None and prefer != "gds":
         raise PipelineError(f"require={require!r} is for GPU memory: give prefer='gds' with it")
+    if prefer == "objects":
+        from iopipe.storage.objects import ObjectStore
+
+        return ObjectStore(url, **options)
     if scheme == "file":
         return _local(url, prefer or "posix", require, options)
     if prefer is not None:

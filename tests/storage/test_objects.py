@@ -1,0 +1,200 @@
+"""Objects behind a server that fails in all the ways of real ones."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.object_server import ObjectServer
+
+from iopipe.errors import NotFoundError, StorageError
+from iopipe.protocols import ReadRequest
+from iopipe.storage.objects import ObjectStore
+
+CONTENT = np.random.default_rng(8).integers(0, 256, 200_001, dtype=np.uint8).tobytes()
+
+
+@pytest.fixture
+def server() -> Iterator[ObjectServer]:
+    server = ObjectServer()
+    server.objects["set/a.bin"] = CONTENT
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def store(server: ObjectServer) -> Iterator[ObjectStore]:
+    store = ObjectStore(server.url, part_bytes=1 << 16, deadline_seconds=20)
+    yield store
+    store.close()
+
+
+def fetched(store: ObjectStore, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+    buffers = [bytearray(b"\xa5" * length) for _, length in ranges]
+    requests = [
+        ReadRequest(path, offset, memoryview(buffer))
+        for (offset, _), buffer in zip(ranges, buffers, strict=True)
+    ]
+    counts = store.submit(requests).wait()
+    assert all(set(buffer[count:]) <= {0xA5} for buffer, count in zip(buffers, counts, strict=True))
+    return [bytes(buffer[:count]) for buffer, count in zip(buffers, counts, strict=True)]
+
+
+RANGES = [
+    *((0, 0), (0, 1), (len(CONTENT) - 1, 1), (5, 70_000), (0, len(CONTENT))),
+    *((len(CONTENT) - 3, 10), (len(CONTENT), 4), (len(CONTENT) + 9, 4)),
+]
+
+
+def test_ranges(store: ObjectStore, server: ObjectServer) -> None:
+    path = f"{server.url}set/a.bin"
+    expected = [CONTENT[offset : offset + length] for offset, length in RANGES]
+    assert fetched(store, path, RANGES) == expected
+    assert store.size(path) == len(CONTENT) and store.version(path).startswith('"')
+    assert store.local_path(path) is None and store.view(path) is None
+    sizes = [int(one["range"].split("-")[1]) for one in server.headers if "range" in one]
+    assert len(sizes) == 1 + 1 + 2 + 4 + 1  # long ones in parts; nothing beyond the end is asked
+
+
+def test_a_thousand_ranges_at_once(store: ObjectStore, server: ObjectServer) -> None:
+    ranges = [(7 * number, 100) for number in range(1000)]
+    expected = [CONTENT[offset : offset + length] for offset, length in ranges]
+    assert fetched(store, f"{server.url}set/a.bin", ranges) == expected
+    assert server.statuses.count(206) == 1000
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [["500"], ["503", "503"], ["429"], ["reset"], ["cut"], ["", "reset", "502", "cut", "504"]],
+)
+def test_what_passes_is_tried_again(
+    store: ObjectStore, server: ObjectServer, faults: list[str]
+) -> None:
+    path = f"{server.url}set/a.bin"
+    server.faults.coming.extend(faults)
+    assert fetched(store, path, [(10, 50_000), (100_000, 30)]) == [
+        CONTENT[10:50_010],
+        CONTENT[100_000:100_030],
+    ]
+
+
+def test_a_throttled_server_is_not_run_over(server: ObjectServer) -> None:
+    """200 of 200 at 50 requests a second, most of them at the first try; `test_pace` says how few
+    are refused on a clock of its own."""
+    server.faults.rate = 50.0
+    with_store = ObjectStore(server.url)
+    path = f"{server.url}set/a.bin"
+    ranges = [(number * 100, 100) for number in range(200)]
+    assert fetched(with_store, path, ranges) == [CONTENT[a : a + 100] for a, _ in ranges]
+    with_store.close()
+    assert server.statuses.count(206) == 200
+    assert 0 < with_store.num_refused <= server.statuses.count(503) < 100
+
+
+def test_an_end_is_put_to_trying(server: ObjectServer) -> None:
+    store = ObjectStore(server.url, deadline_seconds=0.5)
+    server.faults.coming.extend(["500"] * 100)
+    with pytest.raises(StorageError, match=r"within 0\.5 s"):
+        store.size(f"{server.url}set/a.bin")
+    store.close()
+
+
+def test_an_object_that_changes_is_an_error(store: ObjectStore, server: ObjectServer) -> None:
+    path = f"{server.url}set/a.bin"
+    assert fetched(store, path, [(0, 5)]) == [CONTENT[:5]]
+    server.objects["set/a.bin"] = CONTENT[::-1]
+    with pytest.raises(StorageError, match="changed since it was opened"):
+        fetched(store, path, [(0, 5)])
+    other = ObjectStore(server.url)
+    assert fetched(other, path, [(0, 5)]) == [CONTENT[::-1][:5]]
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("403", "the server refuses it"), ("401", "the server refuses it")]
+)
+def test_refusals_say_which_chain_was_tried(
+    store: ObjectStore, server: ObjectServer, status: str, said: str
+) -> None:
+    server.faults.coming.extend([status])
+    with pytest.raises(StorageError, match=said) as caught:
+        store.size(f"{server.url}set/a.bin")
+    assert "then the environment, then the machine's metadata service" in str(caught.value)
+    assert server.statuses == [int(status)]
+
+
+def test_what_is_not_there(store: ObjectStore, server: ObjectServer) -> None:
+    with pytest.raises(NotFoundError, match=r"set/b\.bin.*no such object"):
+        store.size(f"{server.url}set/b.bin")
+    with pytest.raises(StorageError, match="does not lie in"):
+        store.size("http://other.example/x")
+    with pytest.raises(StorageError, match="give 0 or more"):
+        store.read_into(f"{server.url}set/a.bin", -1, memoryview(bytearray(1)))
+
+
+def test_a_bucket_is_listed_and_read(server: ObjectServer) -> None:
+    for key in ("b/x/1.tar", "b/x/2.tar", "b/x/y/3.tar", "b/z.txt"):
+        server.objects[key] = key.encode()
+    store = ObjectStore("s3://b", options=_s3(server))
+    assert store.glob("s3://b/x/*.tar") == ["s3://b/x/1.tar", "s3://b/x/2.tar"]
+    assert store.glob("s3://b/**/*.tar") == [
+        *("s3://b/x/1.tar", "s3://b/x/2.tar", "s3://b/x/y/3.tar")
+    ]
+    assert store.glob("s3://b/x/[23]*") == ["s3://b/x/2.tar"] and store.glob("s3://b/q*") == []
+    assert fetched(store, "s3://b/x/1.tar", [(0, 100)]) == [b"b/x/1.tar"]
+    store.close()
+
+
+def _s3(server: ObjectServer, **options: Any) -> dict[str, Any]:
+    keys = {"access_key_id": "AKIASENTINEL", "secret_access_key": "SENTINELSECRET"}
+    place = {"endpoint": server.endpoint, "region": "us-east-1"}
+    return {**keys, **place, "virtual_hosted_style_request": False, **options}
+
+
+def test_secrets_are_in_no_message(server: ObjectServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="iopipe")
+    server.objects["b/a"] = b"x"
+    secrets = ("SENTINELSECRET", "AKIASENTINEL", "SENTINELTOKEN", "SENTINELQUERY")
+    store = ObjectStore("s3://b", options=_s3(server, token="SENTINELTOKEN"), deadline_seconds=1)
+    said = [repr(store), store.describe()]
+    for faults in (["403"], ["500"] * 50, ["reset"] * 50, ["404"]):
+        server.faults.coming.clear()
+        server.faults.coming.extend(faults)
+        with pytest.raises(StorageError) as caught:
+            store.size("s3://b/a?X-Amz-Signature=SENTINELQUERY")
+        error: BaseException | None = caught.value
+        while error is not None:
+            said.append(f"{error} {error!r}")
+            error = error.__cause__ or error.__context__
+    store.close()
+    text = "\n".join([*said, caplog.text])
+    assert "cannot find" in text and not [one for one in secrets if one in text]
+
+
+def test_users_in_urls_are_refused() -> None:
+    with pytest.raises(StorageError, match="must not hold a user or a password") as caught:
+        ObjectStore("https://me:SENTINELSECRET@host/x")
+    assert "SENTINEL" not in str(caught.value)
+    with pytest.raises(StorageError, match="give a URL of"):
+        ObjectStore("ftp://host/x")
+
+
+def test_a_pickled_store_is_opened_anew(store: ObjectStore, server: ObjectServer) -> None:
+    path = f"{server.url}set/a.bin"
+    assert fetched(store, path, [(0, 9)]) == [CONTENT[:9]]
+    copy = pickle.loads(pickle.dumps(store))
+    assert fetched(copy, path, [(3, 9)]) == [CONTENT[3:12]]
+    copy.close()
+
+
+def test_threads_end_with_the_store(server: ObjectServer) -> None:
+    store = ObjectStore(server.url)
+    fetched(store, f"{server.url}set/a.bin", [(0, 9)] * 50)
+    store.close()
+    store.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("iopipe-objects")]
