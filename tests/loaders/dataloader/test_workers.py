@@ -195,7 +195,7 @@ def test_kept_batches_hold_no_descriptors() -> None:
     (worker,) = iterator._workers
     worker_before = psutil.Process(worker.pid).num_fds()
     kept += [next(iterator) for _ in range(30)]
-    assert process.num_fds() == before
+    assert process.num_fds() <= before
     assert psutil.Process(worker.pid).num_fds() <= worker_before + 1  # one may be under way
     assert [int(batch[0]) for batch in kept] == list(range(31))
     del iterator
