@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.ledgers import rewrite
 
 import iopipe
 from iopipe.cli import main
@@ -198,16 +199,6 @@ def test_crashes_and_restarts_with_other_worlds(part: int, tmp_path: Path) -> No
 
 
 # ---- what it must catch ------------------------------------------------------------------
-
-
-def rewrite(path: Path, change: Any) -> None:
-    """The ledger again, with `change(records)` for its records."""
-    reader = LedgerReader(path)
-    records = change(list(reader.records()))
-    path.unlink()
-    with LedgerWriter(path.parent, reader.header) as writer:
-        for record in records:
-            writer.append(record)
 
 
 def plain_run(folder: Path, *, world: int = 2, num_batches: int | None = None) -> list[Path]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.ledgers import rewrite
 
 import iopipe
 from iopipe import DataError, OpenOptions, Pipeline, Source, StateError
 from iopipe.cli import main
-from iopipe.ledger import LedgerReader, LedgerWriter, Record
+from iopipe.ledger import Record
 from iopipe.packing import packed_id
 
 EOS = OpenOptions(eos_token=0)
@@ -87,15 +88,6 @@ def plain_run(source: Source, folder: Path, kind: str) -> list[Path]:
         with at(KINDS[kind](source).split(rank, 2), 3).run(num_epochs=2, ledger=folder) as run:
             assert len(list(run)) > 6
     return sorted(folder.iterdir(), key=lambda path: path.name.split("-rank")[1])
-
-
-def rewrite(path: Path, change: Callable[[list[Record]], list[Record]]) -> None:
-    reader = LedgerReader(path)
-    records = change(list(reader.records()))
-    path.unlink()
-    with LedgerWriter(path.parent, reader.header) as writer:
-        for record in records:
-            writer.append(record)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -104,7 +104,7 @@ def load() -> Any:
     library = _jpeg_library()
     addresses = [ctypes.cast(getattr(library, name), pointer).value for name in _FUNCTIONS]
     code.iopipe_bind((pointer * len(addresses))(*addresses))
-    code.library = library  # stays loaded as long as the code does
+    code.jpeg = library  # loaded as long as the code is
     _try(code)
     return code
 

@@ -151,18 +151,9 @@ class _Worker:
     def _reply(self, request: Request) -> Reply:
         rooms = self._rooms(request)
         history: list[tuple[str, Cause, int, int]] = []
-        samples = Samples(
-            ids=request.ids,
-            keys=[""] * len(request.ids),
-            columns={},
-            seed=request.seed,
-            epoch=request.epoch,
-            valid=request.valid,
-        )
         start_ns = time.perf_counter_ns()
-        read = self._program.source.samples(samples.ids, self._store)
-        read.seed, read.epoch, read.valid = samples.seed, samples.epoch, samples.valid
-        samples = read
+        samples = self._program.source.samples(request.ids, self._store)
+        samples.seed, samples.epoch, samples.valid = request.seed, request.epoch, request.valid
         history.append(("read", "storage", start_ns, time.perf_counter_ns()))
         for stage in self._program.stages:
             if stage is self._program.stages[-1] and stage.fills:

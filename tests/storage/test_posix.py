@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iopipe.errors import NotFoundError, PipelineError, StorageError
+from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest
 from iopipe.storage import PosixStore
 
@@ -223,35 +222,6 @@ def test_fifo_is_refused_at_once(store: PosixStore, tmp_path: Path) -> None:
             call(store, fifo)
     gc.collect()
     assert open_below(tmp_path) == 0
-
-
-def test_permission_denied(store: PosixStore, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may read all, so the refusal comes from a stand-in for the kernel."""
-
-    def refusing(*_: Any) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refusing)
-    with pytest.raises(StorageError, match=r"open '.*a\.bin': permission denied; give .*read perm"):
-        read(store, path)
-
-
-def test_file_used_as_a_folder(store: PosixStore, path: str) -> None:
-    with pytest.raises(NotFoundError, match="not a directory"):
-        read(store, path + "/inside")
-
-
-def test_too_many_open_files(store: PosixStore, path: str) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        with pytest.raises(StorageError, match=rf"raise `ulimit -n` \(now {lowest_free}\)"):
-            read(store, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert read(store, path) == CONTENT
 
 
 # ---- descriptors and threads ----------------------------------------------------------

@@ -191,9 +191,9 @@ def test_network_and_overlay_have_no_disk_here(machine: FakeMachine) -> None:
     _mount(
         machine,
         "30 27 0:50 / /nfs rw - nfs4 server:/export rw",
-        "31 27 0:51 / /work rw - overlay overlay rw",
+        "31 27 0:51 / /elsewhere rw - overlay overlay rw",
     )
-    assert _behind(machine, "/nfs/x") == _behind(machine, "/work/x") == []
+    assert _behind(machine, "/nfs/x") == _behind(machine, "/elsewhere/x") == []
 
 
 def test_the_later_of_two_mounts_at_one_point_counts(machine: FakeMachine) -> None:

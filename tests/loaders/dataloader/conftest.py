@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import psutil
 import pytest
 import torch.utils.data
+from fakes.processes import alive_since, children
 
 import iopipe
 
@@ -40,20 +39,8 @@ def make_processes(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.fixture(autouse=True)
 def _nobody_is_left_behind() -> Iterator[None]:
     """No worker outlives its loader."""
-    before = {child.pid for child in psutil.Process().children()}
+    before = children()
     yield
-    gc.collect()
-    left = [child for child in psutil.Process().children() if child.pid not in before]
-    _, alive = psutil.wait_procs([one for one in left if not _serves(one)], timeout=10)
-    assert not alive
+    assert not alive_since(before)
     threads = [thread.name for thread in threading.enumerate()]
     assert not [name for name in threads if name.startswith("iopipe-")], threads
-
-
-def _serves(process: psutil.Process) -> bool:
-    """multiprocessing's own servers stay for the next loader."""
-    try:
-        line = " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-    return "forkserver" in line or "resource_tracker" in line

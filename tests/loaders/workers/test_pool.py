@@ -22,6 +22,7 @@ import simplejpeg
 import torch
 from fakes import mapped
 from fakes.link import FakeLink
+from fakes.processes import alive_since, children
 from fakes.source import FakeToolkit, numbers
 
 import iopipe
@@ -32,13 +33,9 @@ from iopipe.loaders.workers import pool
 
 @pytest.fixture(autouse=True)
 def _nobody_is_left_behind() -> Iterator[None]:
-    before = {child.pid for child in psutil.Process().children()}
+    before = children()
     yield
-    gc.collect()
-    left = [child for child in psutil.Process().children() if child.pid not in before]
-    workers = [child for child in left if "forkserver" not in " ".join(child.cmdline())]
-    workers = [child for child in workers if "resource_tracker" not in " ".join(child.cmdline())]
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not alive_since(before)
     assert not [link for link in map(_target, Path("/proc/self/fd").iterdir()) if "iopipe" in link]
     assert not [one for one in threading.enumerate() if one.name.startswith("iopipe-")]
 
