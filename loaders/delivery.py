@@ -17,7 +17,7 @@ import torch
 from iopipe.loaders.arena import Arena, Layout, Room
 from iopipe.loaders.collate import Packed, delivered_ids, pack, pack_columns, views
 from iopipe.loaders.shared import shared_slot
-from iopipe.loaders.slots import Ring, Slot, lend
+from iopipe.loaders.slots import Ring, Slot
 from iopipe.meter.events import HostEvents
 from iopipe.protocols import Batch, Event, Events, Samples
 
@@ -118,14 +118,14 @@ class SlotDelivery:
         target = slot.buffer[: host.flat.numel()]
         ready = self._link.send(target, host.flat, slot.event)
         host.slot.event = ready
-        loan = _DeviceLoan(self._link, self._device, slot, ready)
-        flat = lend(slot, host.flat.numel(), loan.release)
+        use = _DeviceUse(self._link, self._device, ready)
+        flat = self._device.lend(slot, host.flat.numel(), use.end)
         return replace(
             batch,
             columns={**batch.columns, **views(flat, batch.layout)},
             payload=None,
             ready=ready,
-            handed_over=loan.handed_over,
+            handed_over=use.handed_over,
         )
 
     def close(self) -> None:
@@ -142,9 +142,8 @@ class SlotDelivery:
         return self._written(packed, self._take(packed.num_bytes))
 
     def _written(self, packed: Packed, slot: Slot) -> Batch:
-        ring = self._host
         packed.write(slot.buffer.numpy())
-        flat = lend(slot, packed.num_bytes, lambda: ring.give_back(slot))
+        flat = self._host.lend(slot, packed.num_bytes)
         return Batch(
             columns={**packed.lists, **views(flat, packed.layout)},
             num_samples=len(packed.lists["__key__"]),
@@ -159,21 +158,20 @@ class _HostPayload:
     flat: torch.Tensor
 
 
-class _DeviceLoan:
-    """A device slot from its copy to the end of its last use on the consumer's stream."""
+class _DeviceUse:
+    """The use of one device slot, from its copy to the last of it on the consumer's stream."""
 
-    def __init__(self, link: Link, ring: Ring, slot: Slot, ready: Event) -> None:
+    def __init__(self, link: Link, ring: Ring, ready: Event) -> None:
         self._link = link
         self._ring = ring
-        self._slot = slot
         self._end_of_use: Callable[[], Event] = lambda: ready
 
     def handed_over(self) -> None:
+        self._ring.settle()  # now, before the next step's work is added to the stream
         self._end_of_use = self._link.end_of_use()
 
-    def release(self) -> None:
-        self._slot.event = self._end_of_use()
-        self._ring.give_back(self._slot)
+    def end(self) -> Event:
+        return self._end_of_use()
 
 
 def _host_slots(link: Link | None, is_shared: bool) -> Callable[[int], Slot]:

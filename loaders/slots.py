@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,10 @@ class Slot:
 class Ring:
     """The slots of one kind of memory.
 
-    `take` is for one thread; `give_back` may come from any thread, also from the garbage
-    collector at any moment, so it takes no lock: a deque's append is atomic.
+    `take` is for one thread; `give_back` and `settle` may come from any.  A slot that was lent
+    comes back from wherever its last tensor is dropped, at any moment: all that happens there
+    is a deque's append, which is atomic, takes no lock, and leaves an interrupt of the main
+    thread to whoever was interrupted (one that is raised in a Python finalizer is lost).
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Ring:
         self._num_slots = num_slots
         self._events = events
         self._free: deque[Slot] = deque()
+        self._lent: dict[int, _Loan] = {}
+        self._returned: deque[weakref.ref[_Lease]] = deque()
         self.num_allocated = 0
 
     def take(self, num_bytes: int) -> Slot:
@@ -65,6 +70,7 @@ class Ring:
         taker orders what it writes behind `slot.event`.  Where whoever keeps batches holds
         all slots, a new one: to wait for them could be to wait for ever.
         """
+        self.settle()
         free = self._fitting(num_bytes)
         slot = next((slot for slot in free if self._is_ready(slot)), None)
         if slot is None and free and self._events and self.num_allocated >= self._num_slots:
@@ -78,6 +84,35 @@ class Ring:
     def give_back(self, slot: Slot) -> None:
         """Let go of `slot`; it is written again only after `slot.event`."""
         self._free.append(slot)
+
+    def lend(
+        self, slot: Slot, num_bytes: int, end_of_use: Callable[[], Event] | None = None
+    ) -> torch.Tensor:
+        """The first `num_bytes` of a slot as a uint8 tensor; the slot is given back when the
+        last tensor over this memory is gone, with the event that `end_of_use` then gives.
+
+        Source: numpy's array interface and its CUDA twin, version 3, both of which oblige the
+        consumer to hold on to the object that exports the memory.
+        """
+        lease = _Lease(slot, num_bytes)
+        ended = weakref.ref(lease, self._returned.append)
+        self._lent[id(ended)] = _Loan(ended, slot, end_of_use)
+        if slot.buffer.device.type == "cpu":
+            return torch.from_numpy(np.asarray(lease))
+        return torch.as_tensor(lease, device=slot.buffer.device)
+
+    def settle(self) -> None:
+        """Give back every slot whose loan has ended."""
+        while self._returned:
+            try:
+                loan = self._lent.pop(id(self._returned.popleft()), None)
+            except IndexError:  # another thread took it
+                return
+            if loan is None:  # lent before `clear`
+                continue
+            if loan.end_of_use is not None:
+                loan.slot.event = loan.end_of_use()
+            self.give_back(loan.slot)
 
     def _fitting(self, num_bytes: int) -> list[Slot]:
         free = list(self._free)
@@ -93,6 +128,7 @@ class Ring:
     def clear(self) -> None:
         """Free what is free; lent slots die with the batches that hold them."""
         self._free.clear()
+        self._lent.clear()
 
     def _new(self, num_bytes: int) -> Slot:
         self.num_allocated += 1
@@ -100,37 +136,24 @@ class Ring:
 
 
 class _Lease:
-    """Announces a slot's memory to numpy or torch, which keep this object alive as long as
-    any array, tensor or autograd graph still needs the memory."""
+    """Announces a slot's memory to numpy or torch, which keep this object, and with it the
+    slot, alive as long as any array, tensor or autograd graph still needs the memory."""
 
-    def __init__(self, interface: str, address: int, num_bytes: int) -> None:
+    def __init__(self, slot: Slot, num_bytes: int) -> None:
+        self.slot = slot
+        on_host = slot.buffer.device.type == "cpu"
         description: dict[str, Any] = {
-            "data": (address, False),
+            "data": (slot.buffer.data_ptr(), False),
             "shape": (num_bytes,),
             "strides": None,
             "typestr": "|u1",
             "version": 3,
         }
-        setattr(self, interface, description)
+        setattr(self, f"__{'array' if on_host else 'cuda_array'}_interface__", description)
 
 
-def lend(slot: Slot, num_bytes: int, release: Callable[[], None]) -> torch.Tensor:
-    """The first `num_bytes` of a slot as a uint8 tensor; `release` is called once, when the
-    last tensor over this memory is gone, from whichever thread let it go.
-
-    Source: numpy's array interface and its CUDA twin, version 3, both of which oblige the
-    consumer to hold on to the object that exports the memory.
-    """
-    on_host = slot.buffer.device.type == "cpu"
-    interface = "__array_interface__" if on_host else "__cuda_array_interface__"
-    lease = _Lease(interface, slot.buffer.data_ptr(), num_bytes)
-    weakref.finalize(lease, _released, slot, release).atexit = False
-    if on_host:
-        return torch.from_numpy(np.asarray(lease))
-    return torch.as_tensor(lease, device=slot.buffer.device)
-
-
-def _released(slot: Slot, release: Callable[[], None]) -> None:
-    # The finalizer's reference to the slot is what keeps its memory while it is lent.
-    del slot
-    release()
+@dataclass(frozen=True, slots=True)
+class _Loan:
+    ended: weakref.ref[_Lease]
+    slot: Slot
+    end_of_use: Callable[[], Event] | None

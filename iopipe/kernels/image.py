@@ -142,7 +142,7 @@ def _transform(
         "num_stages": config.num_stages,
     }
     sides = (data.numel(), number, height, width - 1, *tiles)
-    flipped = data if flips is None else flips.view(torch.uint8)
+    flipped = data if flips is None else flips
     sums = data
     if contrast:
         sums = torch.empty(num_tiles, dtype=torch.int64, device=data.device)

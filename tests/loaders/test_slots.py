@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import torch
 from fakes.link import FakeLink
 
 from iopipe.loaders.delivery import SlotDelivery
-from iopipe.loaders.slots import Ring, Slot, lend
+from iopipe.loaders.slots import Ring, Slot
 from iopipe.protocols import Samples
 
 
@@ -70,37 +70,63 @@ def test_slots_that_became_too_small_are_replaced() -> None:
     assert ring.num_allocated == 1
 
 
-def test_lent_memory_is_released_once_with_the_last_tensor() -> None:
+def test_lent_memory_comes_back_with_the_last_tensor() -> None:
     ring = _ring(FakeLink())
     slot = ring.take(64)
     slot.buffer[:64] = torch.arange(64)
-    released = threading.Event()
-    tensor = lend(slot, 64, released.set)
+    tensor = ring.lend(slot, 64)
     view = tensor[8:16].view(torch.int16)
     assert tensor.data_ptr() == slot.buffer.data_ptr()
     del tensor
     gc.collect()
-    assert not released.is_set()
+    other = ring.take(64)
+    assert other is not slot
     assert view.tolist() == torch.arange(8, 16, dtype=torch.uint8).view(torch.int16).tolist()
     del view
     gc.collect()
-    assert released.is_set()
+    assert ring.take(64) is slot
+    assert ring.take(64) not in (slot, other)  # it came back once
 
 
 def test_lent_memory_outlives_its_python_tensor_in_an_autograd_graph() -> None:
-    ring = _ring(FakeLink())
+    link = FakeLink()
+    ring = _ring(link)
     slot = ring.take(64)
-    released = threading.Event()
+    ended = []
     weight = torch.ones(16, requires_grad=True)
-    inputs = lend(slot, 64, released.set).view(torch.float32)
+    inputs = ring.lend(slot, 64, lambda: ended.append(1) or link.record()).view(torch.float32)
     loss = (weight * inputs).sum()
     del inputs
     gc.collect()
-    assert not released.is_set()  # backward still needs it
+    ring.settle()
+    assert not ended  # backward still needs it
     loss.backward()
     del loss
     gc.collect()
-    assert released.is_set()
+    ring.settle()
+    ring.settle()
+    assert ended == [1]
+    assert slot.event is not None
+
+
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_lent_memory_outlives_its_ring(is_cleared: bool) -> None:
+    ring = _ring(FakeLink())
+    slot = ring.take(64)
+    memory = weakref.ref(slot)
+    tensor = ring.lend(slot, 64)
+    tensor.fill_(7)
+    del slot
+    if is_cleared:
+        ring.clear()
+    else:
+        del ring
+    gc.collect()
+    assert memory() is not None
+    assert tensor.tolist() == [7] * 64
+    del tensor
+    gc.collect()
+    assert memory() is None
 
 
 def _launch(link: FakeLink, inputs: torch.Tensor, seen: list[set[int]]) -> None:

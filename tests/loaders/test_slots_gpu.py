@@ -13,6 +13,7 @@ from PIL import Image
 import iopipe
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.shared import shared_slot
 from iopipe.protocols import Samples
 
 pytestmark = pytest.mark.gpu
@@ -70,7 +71,10 @@ def test_host_slots_are_pinned_and_nothing_is_allocated_in_steady_state() -> Non
     assert delivery._host.take(1).buffer.is_pinned()
 
 
-def test_a_run_on_the_device_delivers_what_the_host_delivers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_on_the_device_delivers_what_the_host_delivers(
+    num_workers: int, tmp_path: Path
+) -> None:
     with iopipe.DatasetWriter(tmp_path) as writer:
         for number in range(64):
             raw = io.BytesIO()
@@ -78,7 +82,8 @@ def test_a_run_on_the_device_delivers_what_the_host_delivers(tmp_path: Path) -> 
             Image.new("RGB", (90 + number, 80), color).save(raw, "JPEG")
             writer.write({"__key__": str(number), "jpg": raw.getvalue(), "cls": number})
     pipeline = iopipe.read(tmp_path).shuffle(1).decode(size=32, crop="random", flip=True).batch(10)
-    with pipeline.run(num_epochs=3) as host, pipeline.to("cuda").run(num_epochs=3) as device:
+    on_device = pipeline.workers(num_workers).to("cuda")
+    with pipeline.run(num_epochs=3) as host, on_device.run(num_epochs=3) as device:
         for expected, batch in zip(host, device, strict=True):
             assert batch["jpg"].is_cuda
             assert batch["__key__"] == expected["__key__"]
@@ -87,6 +92,18 @@ def test_a_run_on_the_device_delivers_what_the_host_delivers(tmp_path: Path) -> 
         report = device.report()
     assert report.compute_stream.startswith("cuda")
     assert report.num_steps == 3 * 7 - 1
+
+
+def test_a_slot_that_workers_share_is_page_locked_until_it_goes() -> None:
+    slot = shared_slot(1 << 20, pinning=CudaLink("cuda"))
+    assert slot.buffer.is_pinned()
+    slot.buffer.fill_(7)
+    device = torch.zeros(1 << 20, dtype=torch.uint8, device="cuda")
+    device.copy_(slot.buffer, non_blocking=True)
+    torch.cuda.synchronize()
+    assert int(device.min()) == int(device.max()) == 7
+    for _ in range(50):  # a page-lock that outlived its memory would be met again
+        assert shared_slot(1 << 20, pinning=CudaLink("cuda")).buffer.is_pinned()
 
 
 def test_kept_device_batches_stay_what_they_were() -> None:
