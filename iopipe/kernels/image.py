@@ -65,6 +65,8 @@ def transform_images(
         parameters.boxes,
         options.channels_last,
         options.affine(),
+        # The compiler cannot see through inline assembly: it would copy every input first.
+        not torch.compiler.is_compiling(),
         max_programs,
         to_words(config, _BLOCKS),
     )
@@ -115,6 +117,7 @@ def _transform(
     boxes: torch.Tensor | None,
     channels_last: bool,
     affine: Sequence[float],
+    is_eager: bool,
     max_programs: int | None,
     words: Sequence[int],
 ) -> None:
@@ -135,7 +138,7 @@ def _transform(
         "BRIGHTNESS": jitter[0] is not None,
         "CHANNELS_LAST": channels_last,
         "AHEAD": config.blocks["AHEAD"],
-        "PTX": bool(config.blocks["PTX"]) and data.is_cuda and torch.version.cuda is not None,
+        "PTX": is_eager and _takes_ptx(config, data),
         "ROWS": rows,
         "COLUMNS": columns,
         "num_warps": config.num_warps,
@@ -168,6 +171,10 @@ def _transform(
 @_transform.register_fake  # type: ignore[untyped-decorator]
 def _(*args: object) -> None:
     """Everything is written in place."""
+
+
+def _takes_ptx(config: Config, data: torch.Tensor) -> bool:
+    return bool(config.blocks["PTX"]) and data.is_cuda and torch.version.cuda is not None
 
 
 def _heuristic(problem: Problem) -> Config:

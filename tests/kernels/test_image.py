@@ -177,7 +177,7 @@ def test_torch_finds_the_operator_well_made(device: str) -> None:
     rows = [images.offsets, images.heights, images.widths, parameters.crops]
     arguments = (
         out, images.data, [row[2:3].clone() for row in rows], None, [None] * 4, None, None, None,
-        None, False, target().affine(), None, [],
+        None, False, target().affine(), True, None, [],
     )  # fmt: skip
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.iopipe.transform_images, arguments, test_utils=checks)

@@ -90,6 +90,6 @@ def test_compiled_and_checked_by_torch() -> None:
     rows = [images.offsets, images.heights, images.widths, parameters.crops]
     arguments = (
         out, images.data, rows, parameters.flips, [None] * 4, None, partners, shares, None, False,
-        options.affine(), None, [],
+        options.affine(), False, None, [],
     )  # fmt: skip
     torch.library.opcheck(torch.ops.iopipe.transform_images, arguments)

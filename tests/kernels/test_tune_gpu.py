@@ -91,7 +91,7 @@ def test_tune_then_bench_then_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     try:
         (path,) = tune_kernels([subject], TuneOptions(seconds=20))
         assert path.parent.name == measured_rig("a test").gpu.folder
-        assert check_kernels([subject]) == []
+        assert check_kernels([subject], kernel=KERNEL.name) == []
         case = next(iter(subject.cases("cuda")))
         (first, *_) = json.loads(path.read_text())["entries"]
         chosen = tuning.resolve(KERNEL, case.problem)
