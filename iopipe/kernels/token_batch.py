@@ -13,13 +13,8 @@ import torch
 
 from iopipe.errors import PipelineError
 
-_STATE_BLOCK = 512
-"""Tokens of the smallest tiles for which the state has words."""
-
-
-def state_words(num_rows: int, length: int) -> int:
-    """One for each tile, 64 at least, one for tickets, one for the programs that are done."""
-    return max(64, num_rows * -(-length // _STATE_BLOCK)) + 2
+STATE_WORDS = 2049
+"""One for each program of the largest grid, and the count of those that are done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +107,7 @@ class TokenBatch:
     """int32 [1]: how many there are.  More than `max_documents` did not fit: the last one
     listed then reaches to the end of the batch."""
     state: torch.Tensor
-    """int64 [state_words(rows, length)], all zero between launches: how far each tile is."""
+    """int64 words, all zero between launches: how far the programs of a launch are."""
 
     @classmethod
     def empty(
@@ -135,5 +130,5 @@ class TokenBatch:
             document_ids=room(num_rows, length),
             cu_seqlens=room(options.max_documents + 1),
             num_documents=room(1),
-            state=torch.zeros(state_words(num_rows, length), dtype=torch.int64, device=device),
+            state=torch.zeros(STATE_WORDS, dtype=torch.int64, device=device),
         )

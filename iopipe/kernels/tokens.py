@@ -16,19 +16,19 @@ from torch.library import triton_op, wrap_triton
 from iopipe.errors import PipelineError
 from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
 from iopipe.kernels.token_batch import (
+    STATE_WORDS,
     TokenBatch,
     TokenOptions,
     TokenRows,
     Windows,
     WindowsAt,
     WindowsInOrder,
-    state_words,
 )
 from iopipe.kernels.token_kernel import FUNCTIONS, pack_kernel
 from iopipe.kernels.tuning import Config, Kernel, Problem
 from iopipe.kernels.window_order import NUM_WORDS
 
-_BLOCKS = ("block",)
+_BLOCKS = ("block", "programs")
 _TOKEN_DTYPES = (torch.uint16, torch.uint32)
 
 
@@ -133,7 +133,7 @@ def _check_out(
     ends, narrow = (options.max_documents + 1,), (torch.int32,)
     check_tensor("cu_seqlens", out.cu_seqlens, like=tokens, dtypes=narrow, shape=ends)
     check_tensor("num_documents", out.num_documents, like=tokens, dtypes=narrow, shape=(1,))
-    words = (state_words(*shape),)
+    words = (STATE_WORDS,)
     check_tensor("state", out.state, like=tokens, dtypes=(torch.int64,), shape=words)
 
 
@@ -176,12 +176,13 @@ def _pack(
     dtypes = (str(tokens.dtype).removeprefix("torch."), str(inputs.dtype).removeprefix("torch."))
     problem = Problem(dtypes=dtypes, shape={"rows": num_rows, "length": length})
     config = chosen(KERNEL, problem, words, _BLOCKS)
-    tickets = state.numel() - 2
     block = config.blocks["block"]
-    while num_rows * triton.cdiv(length, block) > tickets:
-        block *= 2
     tiles_a_row = triton.cdiv(length, block)
-    programs = num_programs(num_rows * tiles_a_row, max_programs, at_most=2**31 - 1)
+    num_tiles = num_rows * tiles_a_row
+    at_most = min(config.blocks["programs"], STATE_WORDS - 1)
+    programs = num_programs(num_tiles, max_programs, at_most=at_most)
+    tiles_a_program = triton.cdiv(num_tiles, programs)
+    programs = triton.cdiv(num_tiles, tiles_a_program)
     wrap_triton(pack_kernel)[(programs,)](
         tokens,
         tokens if starts is None else starts,
@@ -203,10 +204,11 @@ def _pack(
         ignore_index,
         cu_seqlens.numel() - 1,
         tiles_a_row,
-        tickets,
-        TICKETS=programs < num_rows * tiles_a_row,
+        tiles_a_program,
         STARTS=starts is not None,
         ROUNDS=0 if order is None else order.numel() - NUM_WORDS,
+        PROGRAMS=triton.next_power_of_2(programs),
+        DEPARTED=STATE_WORDS - 1,
         BLOCK=block,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
@@ -219,20 +221,21 @@ def _(*args: object) -> None:
 
 
 def _heuristic(problem: Problem) -> Config:
-    """Eight values a thread."""
-    block = min(2048, max(256, triton.next_power_of_2(problem.shape["length"])))
-    return Config(blocks={"block": block}, num_warps=block // 256)
+    """Eight values a thread, and no more programs than an H200 holds at once: four of 128
+    threads and 128 registers on each of 132 processors.  Others come in a second wave."""
+    block = min(1024, max(256, triton.next_power_of_2(problem.shape["length"])))
+    return Config(blocks={"block": block, "programs": 528}, num_warps=block // 256)
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
     tried = [
-        Config(blocks={"block": num_warps * 32 * values}, num_warps=num_warps)
-        for num_warps in (2, 4, 8, 16)
-        for values in (4, 8, 16)
-        if num_warps * values >= 16
+        Config(blocks={"block": block, "programs": programs}, num_warps=num_warps)
+        for block in (512, 1024, 2048, 4096)
+        for num_warps in (4, 8)
+        for programs in (528, 1056, 2048)
+        if 4 <= block // num_warps // 32 <= 16
     ]
-    first = _heuristic(problem)
-    return [first, *(config for config in tried if config != first)]
+    return [_heuristic(problem), *tried]
 
 
 KERNEL = Kernel(

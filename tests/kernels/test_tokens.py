@@ -33,7 +33,7 @@ RESULTS = [field.name for field in fields(TokenBatch) if field.name != "state"]
 
 
 def blocks(size: int) -> Config:
-    return Config(blocks={"block": size}, num_warps=1)
+    return Config(blocks={"block": size, "programs": 64}, num_warps=1)
 
 
 def random_tokens(*shape: int, dtype: torch.dtype, device: str, seed: int = 0) -> torch.Tensor:
@@ -248,7 +248,7 @@ def test_wrong_input_is_refused(device: str) -> None:
         )
     with pytest.raises(PipelineError, match="max_programs is 0"):
         pack_tokens(TokenRows(tokens), OPTIONS, max_programs=0)
-    with pytest.raises(PipelineError, match=r"blocks \[\]: give \['block'\]"):
+    with pytest.raises(PipelineError, match=r"blocks \[\]: give \['block', 'programs'\]"):
         pack_tokens(TokenRows(tokens), OPTIONS, config=Config())
     with pytest.raises(PipelineError, match="cu_seqlens has shape"):
         small = TokenBatch.empty(2, 8, replace(OPTIONS, max_documents=2), device=device)

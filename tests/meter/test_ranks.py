@@ -93,9 +93,11 @@ def _trained(rank: int) -> Iterator[str]:
         total = torch.tensor([float(rank)])
         torch.distributed.all_reduce(total)
         assert total.item() == 1
-    torch.distributed.barrier()
-    while (report := meter.report()) is None or report.num_steps < 12:
-        torch.distributed.barrier()  # what was sent comes; bounded by the test's own limit
+    is_known = torch.zeros(1)
+    while not is_known:  # what was sent comes; nobody leaves before the other knows, too
+        report = meter.report()
+        is_known.fill_(report is not None and report.num_steps == 12)
+        torch.distributed.all_reduce(is_known, torch.distributed.ReduceOp.MIN)
     yield repr(report)
 
 
