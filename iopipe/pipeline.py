@@ -19,18 +19,13 @@ from iopipe.mapping import map_rows
 from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
-from iopipe.packing import Groups, Method, PackedPlan, Packing
-from iopipe.plan import Plan, SamplePlan, samples_in
+from iopipe.packing import Groups, Method, Packing
+from iopipe.plan import Plan, samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run, RunSpec
+from iopipe.sizing import batches_together, chunk_samples, plan_of
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit, Workers
 
-_CHUNK_BYTES = 4 << 20
-_CHUNK_TOKENS = 1 << 18
-_CHUNKS_PER_BATCH = 8
-"""Chunks are long, since each costs about half a millisecond whatever is in it, but several
-make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
-photographs of 107 KB gave 960, 1080 and 1090 images/s."""
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
 """Of a block shuffle: a read of that size costs a disk or an object store little more to begin
@@ -319,12 +314,13 @@ class Pipeline:
         store, ahead = self.store, self._num_ahead()
         spec = RunSpec(
             source=self.source,
-            plan=self._plan(end_epoch),
+            plan=self._plan(end_epoch, batches_together(self) if in_order else 1),
             stages=partial(bound_stages, self.source, self.stages, prefetch=self.prefetch),
             workers=self._started_workers if self.num_workers else None,
             open_store=(lambda: store) if store else (lambda: self.toolkit.open_store(self.source)),
             owns_store=store is None,
             delivery=self._delivery if self.batch_size is not None else None,
+            batch_size=self.batch_size,
             policy=self.on_error,
             max_errors=self.max_errors,
             window=None if in_order else window,
@@ -335,7 +331,8 @@ class Pipeline:
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
-        return description(self, self._chunk_samples(), self._num_ahead())
+        num_samples = chunk_samples(self, batches_together(self))
+        return description(self, num_samples, self._num_ahead())
 
     # ---- how it is put together ------------------------------------------------------
 
@@ -359,29 +356,8 @@ class Pipeline:
                 f"{method} cannot follow to(...); call it before, or do it in the step"
             )
 
-    def _plan(self, end_epoch: int | None) -> Plan:
-        if self.groups is not None:
-            return PackedPlan(
-                self.order,
-                self.groups,
-                batch_size=self.batch_size,
-                drop_last=self.drop_last,
-                chunk_samples=self._chunk_samples(),
-                end_epoch=end_epoch,
-            )
-        return SamplePlan(
-            order=self.order,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            chunk_samples=self._chunk_samples(),
-            end_epoch=end_epoch,
-        )
-
-    def _chunk_samples(self) -> int:
-        most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
-        if self.groups is not None:
-            return min(max(1, _CHUNK_TOKENS // self.groups.packing.sequence_length), most)
-        return min(samples_in(_CHUNK_BYTES, self.source), most)
+    def _plan(self, end_epoch: int | None, batches_together: int = 1) -> Plan:
+        return plan_of(self, end_epoch, batches_together)
 
     def _num_ahead(self) -> int:
         given = 0 if self.num_workers else self.read_ahead_bytes

@@ -276,6 +276,17 @@ class Source(Protocol):
         ...
 
 
+class Filling(Protocol):
+    """A source that can read straight into the slot of a batch."""
+
+    @property
+    def fills(self) -> bool: ...
+
+    def fill(self, wanted: Samples, store: Store) -> Samples:
+        """What `samples` gives for `wanted.ids`, in memory that `wanted.empty` gave."""
+        ...
+
+
 # ---- batches -------------------------------------------------------------------------
 
 Event: TypeAlias = Any

@@ -6,6 +6,7 @@ protocol only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,10 @@ from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
-from iopipe.readers import open_source
+from iopipe.readers import OpenOptions, open_source
 from iopipe.readers.packed import PackedSource
 from iopipe.stages import Delivery, ImageOptions, Stage, Workers
-from iopipe.storage import open_store
+from iopipe.storage import MappedStore, open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
 
@@ -38,6 +39,7 @@ def read(
     source: str | os.PathLike[str] | list[str] | tuple[str, ...] | Source,
     *,
     columns: Sequence[str] | None = None,
+    window: int | None = None,
     store: Store | None = None,
     on_error: ErrorPolicy = "raise",
     max_errors: int = 100,
@@ -45,16 +47,22 @@ def read(
     """A pipeline over the samples of `source`: paths as `open_source` takes them, or a
     Source that is open already.
 
-    `columns` names the fields to read, by default all.  `on_error` says what happens to a
+    `columns` names the fields to read, by default all.  `window` is for token files: a sample
+    is so many tokens in a row (see `OpenOptions` for others).  `on_error` says what happens to a
     damaged sample: 'raise' ends the run; 'skip' leaves it out, and its batch is shorter;
     'quarantine' also remembers it in the state, so that it is not tried again.  More than
     `max_errors` of them end the run all the same.  Samples come as stored, one rank, until
     `shuffle` and `split` say otherwise.
     """
     if isinstance(source, str | os.PathLike | list | tuple):
-        source = open_source(source, columns=columns, store=store, on_error=on_error)
-    elif columns is not None:
-        raise PipelineError("columns are chosen when a source is opened; pass them to open_source")
+        options = OpenOptions(window=window)
+        source = open_source(
+            source, columns=columns, store=store, on_error=on_error, options=options
+        )
+    elif columns is not None or window is not None:
+        raise PipelineError(
+            "columns and window are chosen when a source is opened; pass them to open_source"
+        )
     return Pipeline(
         source=source,
         toolkit=_Loaders(),
@@ -69,6 +77,8 @@ class _Loaders:
     """The real toolkit."""
 
     def open_store(self, source: Source) -> Store:
+        if getattr(source, "fills", False) and _fits_in_memory(source.shards):
+            return MappedStore()
         return _opened(source.shards)
 
     def workers(
@@ -117,6 +127,20 @@ def _opened(shards: Sequence[str]) -> Store:
     if len(places) < 2:
         return open_store(shards[0] if shards else "")
     return RoutedStore({place: open_store(shard) for place, shard in places.items()})
+
+
+def _fits_in_memory(shards: Sequence[str]) -> bool:
+    """Whether local files may be mapped, so that rows are copied once, out of the page cache:
+    files that it cannot hold are read by threads, which wait for a disk together."""
+    if not shards or any(map(_is_elsewhere, shards)):
+        return False
+    with contextlib.closing(MappedStore()) as store:
+        num_bytes = sum(map(store.size, shards))
+    return num_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _is_elsewhere(path: str) -> bool:
+    return place_of(path).partition("://")[0] != "file"
 
 
 def _copy_of(store: Store) -> Store:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iopipe.errors import DataError
 from iopipe.protocols import ByteRange, Column, Int64Array, Ragged, ReadRequest, Store
+from iopipe.readers.spans import RowSpans
 from iopipe.storage.coalesce import join_ranges
 
 _MAX_FIELD_GAP_BYTES = 1 << 16
 """Fields of one sample further apart than this are read apart; bytes between nearer ones
 are read along, which costs less than another read."""
 _MAX_SAMPLE_GAP_BYTES = 1 << 12
+_CUT = (
+    "its bytes could not all be read; the shard became shorter since it was indexed: open the "
+    "dataset again"
+)
 _MAX_JOINED_BYTES = 1 << 19
 """Samples are joined up to here; longer reads gain nothing and are harder to share out."""
 
@@ -138,6 +144,65 @@ def _shown(
     ]
 
 
+def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDArray[Any]) -> None:
+    """Read the rows of one column into `rows` [n, ...], contiguous: taken from the shards where
+    the store shows them, else one read a stretch.
+
+    A shard that ends before a row does is a `DataError` with the first such row.
+    """
+    wanted = spans.shards.tolist()
+    if wanted and store.view(paths[wanted[0]]) is not None:
+        for shard in sorted(set(wanted)):
+            _take_rows(store.view(paths[shard]) or memoryview(b""), shard, paths, spans, rows)
+        return
+    target = rows.reshape(len(rows), -1).view(np.uint8)
+    runs = spans.runs()
+    requests = [
+        ReadRequest(paths[shard], offset, target[first : first + count].reshape(-1).data)
+        for shard, offset, first, count in runs
+    ]
+    for (shard, offset, first, count), num_read in zip(
+        runs, store.submit(requests).wait(), strict=True
+    ):
+        if num_read < count * spans.row_bytes:
+            row = first + num_read // spans.row_bytes
+            raise _short(row, paths[shard], offset + (row - first) * spans.row_bytes)
+
+
+def _take_rows(
+    view: memoryview,
+    shard: int,
+    paths: Sequence[str],
+    spans: RowSpans,
+    rows: npt.NDArray[Any],
+) -> None:
+    """The rows of one shard.  Where rows begin at multiples of their width, as windows without
+    overlap do, one call copies them all, without the interpreter lock."""
+    width, size = spans.row_bytes, spans.dtype.itemsize
+    here = np.flatnonzero(spans.shards == shard)
+    offsets = spans.offsets[here]
+    is_cut = offsets + width > len(view)
+    if is_cut.any():
+        row = int(here[np.argmax(is_cut)])
+        raise _short(row, paths[shard], int(spans.offsets[row]))
+    is_all = len(here) == len(rows)
+    flat = np.frombuffer(view, np.uint8, len(view) // size * size)
+    if not (offsets % width).any():
+        whole = flat[: len(flat) // width * width].view(spans.dtype)
+        table = whole.reshape(-1, *spans.row_shape)
+        if is_all:
+            np.take(table, offsets // width, axis=0, out=rows, mode="clip")
+        else:
+            rows[here] = table[offsets // width]
+        return
+    sliding = np.lib.stride_tricks.sliding_window_view(flat, width)
+    rows.reshape(len(rows), -1).view(np.uint8)[here] = sliding[offsets]
+
+
+def _short(row: int, path: str, offset: int) -> DataError:
+    return DataError(_CUT, row=row, shard=path, offset=offset)
+
+
 def _raise_short(
     is_short: npt.NDArray[np.bool_],
     paths: Sequence[str],
@@ -146,10 +211,4 @@ def _raise_short(
 ) -> None:
     """`is_short` [n, w]: the fields that end after their shard does."""
     row = int(np.argmax(is_short.any(axis=1)))
-    raise DataError(
-        "its bytes could not all be read; the shard became shorter since it was indexed: open "
-        "the dataset again",
-        row=row,
-        shard=paths[int(shards[row])],
-        offset=int(offsets[row].min()),
-    )
+    raise _short(row, paths[int(shards[row])], int(offsets[row].min()))
