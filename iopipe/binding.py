@@ -48,7 +48,7 @@ def bound_stages(
         stages = [stage for stage in stages if stage.takes == "batch"]
     else:
         assert store is not None
-        first = _read_stage(source, store)
+        first = _read_stage(source, store, delivery)
     if delivery is None:
         return (first, *stages)
     bound = tuple(
@@ -67,16 +67,17 @@ def bound_stages(
     return (first, *bound, last)
 
 
-def _read_stage(source: Source, store: Store) -> Stage:
+def _read_stage(source: Source, store: Store, delivery: Delivery | None) -> Stage:
     """Threads of this process read."""
+    direct = None if delivery is None else delivery.reader(source, store)
     return Stage(
         name="read",
-        function=_reader(source, store),
+        function=direct or _reader(source, store),
         takes="samples",
         cause="storage",
         concurrency=read_threads(source),
         buffer=4,
-        fills=fills(source),
+        fills=direct is None and fills(source),
     )
 
 

@@ -15,6 +15,8 @@ from iopipe.errors import DataError
 from iopipe.plan import Task
 from iopipe.protocols import Event, Int64Array
 
+NOTHING_LEFT = "every sample of a batch was left out; the dataset is damaged there"
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

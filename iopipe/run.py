@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -60,6 +61,8 @@ class RunSpec:
     """Puts a store over the run's own that reads what is to come."""
     ledger: str | os.PathLike[str] | None
     """The folder where what is delivered is logged."""
+    near: Callable[[], AbstractContextManager[None]] | None
+    """Threads that are started within keep near the device; None: they may run anywhere."""
 
 
 class Run:
@@ -222,7 +225,8 @@ class Run:
                 self._ledger = self._begun_ledger(self._spec.ledger)
             self._pass = _Pass(self._spec, self._delivery, cursor, self._quarantined)
             weakref.finalize(self, self._pass.close)
-            self._pass.engine.start()
+            with self._spec.near() if self._spec.near else nullcontext():
+                self._pass.engine.start()
         return self._pass
 
     def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from iopipe.order import Order
 from iopipe.packing import Groups, PackedPlan
 from iopipe.plan import Plan, SamplePlan, samples_in
 from iopipe.protocols import Source
-from iopipe.stages import Stage
+from iopipe.stages import NextToken, Stage
 
 _CHUNK_BYTES = 4 << 20
 _CHUNK_TOKENS = 1 << 18
@@ -43,6 +43,9 @@ class Sized(Protocol):
     def groups(self) -> Groups | None: ...
 
     @property
+    def token_options(self) -> NextToken | None: ...
+
+    @property
     def num_workers(self) -> int: ...
 
     @property
@@ -54,11 +57,13 @@ class Sized(Protocol):
 
 def batches_together(pipeline: Sized) -> int:
     """How many batches are made as one: of sources that read into slots, where no function of
-    the user's has to see a batch, and rows are samples (padding makes more)."""
+    the user's has to see a batch, rows are samples (padding makes more), and nothing is counted
+    through the batch as documents are."""
     size = pipeline.batch_size
     if size is None or pipeline.stages or pipeline.num_workers or not fills(pipeline.source):
         return 1
-    if pipeline.order.tail == "pad":
+    tokens = pipeline.token_options
+    if pipeline.order.tail == "pad" or (tokens is not None and tokens.end_token is not None):
         return 1
     return max(1, samples_in(_TOGETHER_BYTES, pipeline.source) // size)
 

@@ -17,6 +17,7 @@ import torch
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.arena import Place, aligned
 from iopipe.loaders.padding import RowsToPad, padded
+from iopipe.parts import NOTHING_LEFT
 from iopipe.protocols import Column, Int64Array, Ragged, Samples
 
 
@@ -48,7 +49,7 @@ def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -
     have a place in the batch's arena there."""
     filled = [chunk for chunk in chunks if len(chunk)]
     if not filled:
-        raise DataError("every sample of a batch was left out; the dataset is damaged there")
+        raise DataError(NOTHING_LEFT)
     columns = {name: [as_column(chunk, name) for chunk in filled] for name in filled[0].columns}
     keys = [key for chunk in filled for key in chunk.keys]
     valid = [chunk.valid for chunk in filled if chunk.valid is not None]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,10 @@ from iopipe.errors import PipelineError
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.direct import DirectDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
+from iopipe.loaders.workers.nearby import Numa, binding_for, memory_node, threads_near
 from iopipe.loaders.workers.pool import WorkerPool
 from iopipe.loaders.workers.program import Program
 from iopipe.order import Order, Stored
@@ -27,7 +30,9 @@ from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
 from iopipe.readers import OpenOptions, open_source
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions, Stage, Workers
+from iopipe.readers.tokens import TokenSource
+from iopipe.readers.window_starts import WindowStarts
+from iopipe.stages import Delivery, DeliveryOptions, ImageOptions, Route, Stage, Workers
 from iopipe.storage import MappedStore, open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
@@ -89,10 +94,13 @@ class _Loaders:
         store: Store | None,
         num_workers: int,
         seed: int,
+        near: str | None,
     ) -> Workers:
         opened = partial(_opened, source.shards) if store is None else partial(_copy_of, store)
         program = Program(source=source, open_store=opened, stages=tuple(stages), seed=seed)
-        return WorkerPool(program, num_workers=num_workers)
+        numa: Numa | None = None if near is None else "auto"
+        binding = binding_for(numa, device=near, num_workers=num_workers)
+        return WorkerPool(program, num_workers=num_workers, binding=binding)
 
     def read_ahead(
         self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
@@ -114,12 +122,45 @@ class _Loaders:
     def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
         return add_cu_seqlens(columns)
 
-    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
+    def delivery(self, options: DeliveryOptions, source: Source) -> Delivery:
+        device, tokens = options.device, options.next_token
+        if device != "cpu" and device.split(":")[0] != "cuda":
+            raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+        finish = None
+        if tokens is not None:
+            finish = NextTokenStep(tokens, _windows(source), partial(self.open_store, source))
         if device == "cpu":
-            return SlotDelivery(None, is_shared=is_shared)
-        if device.split(":")[0] == "cuda":
-            return SlotDelivery(CudaLink(device), is_shared=is_shared)
-        raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+            if options.is_direct or (tokens is not None and tokens.resident):
+                raise PipelineError("path='direct' and resident=True are for GPUs: add to('cuda')")
+            return SlotDelivery(None, is_shared=options.is_shared, finish=finish)
+        link = CudaLink(device, node=memory_node(device) if options.numa else None)
+        if options.is_direct:
+            return DirectDelivery(link, finish=finish)
+        return SlotDelivery(link, is_shared=options.is_shared, finish=finish)
+
+    def open_device_store(self, source: Source) -> Store:
+        if not source.shards or any(map(_is_elsewhere, source.shards)):
+            raise PipelineError("path='direct' reads local files; use path='slots' for others")
+        return open_store(source.shards[0], prefer="gds")
+
+    def decide(
+        self, source: Source, device: str, tasks: Sequence[Sequence[int]]
+    ) -> tuple[Route, str]:
+        from iopipe.loaders.crossover import decide
+
+        return decide(self, source, device, tasks)
+
+    def near(self, device: str) -> AbstractContextManager[None]:
+        return threads_near(device)
+
+    def starts(self, source: Source) -> Source:
+        return WindowStarts(_windows(source))
+
+
+def _windows(source: Source) -> TokenSource:
+    if not isinstance(source, TokenSource):
+        raise PipelineError("next_token works on one set of token files: read(..., window=n)")
+    return source
 
 
 def _opened(shards: Sequence[str]) -> Store:

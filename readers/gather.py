@@ -22,6 +22,8 @@ _MAX_FIELD_GAP_BYTES = 1 << 16
 """Fields of one sample further apart than this are read apart; bytes between nearer ones
 are read along, which costs less than another read."""
 _MAX_SAMPLE_GAP_BYTES = 1 << 12
+_MIN_RUN_ROWS = 8
+"""Rows that follow each other are copied together from here on."""
 _CUT = (
     "its bytes could not all be read; the shard became shorter since it was indexed: open the "
     "dataset again"
@@ -150,10 +152,10 @@ def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDA
 
     A shard that ends before a row does is a `DataError` with the first such row.
     """
-    wanted = spans.shards.tolist()
-    if wanted and store.view(paths[wanted[0]]) is not None:
-        for shard in sorted(set(wanted)):
-            _take_rows(store.view(paths[shard]) or memoryview(b""), shard, paths, spans, rows)
+    if len(rows) and store.view(paths[int(spans.shards[0])]) is not None:
+        named = set(spans.shards.tolist())
+        shown = [store.view(path) if n in named else b"" for n, path in enumerate(paths)]
+        take_rows([view or b"" for view in shown], paths, spans, rows)
         return
     target = rows.reshape(len(rows), -1).view(np.uint8)
     runs = spans.runs()
@@ -161,42 +163,45 @@ def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDA
         ReadRequest(paths[shard], offset, target[first : first + count].reshape(-1).data)
         for shard, offset, first, count in runs
     ]
-    for (shard, offset, first, count), num_read in zip(
-        runs, store.submit(requests).wait(), strict=True
-    ):
+    counts = store.submit(requests).wait()
+    for (shard, offset, first, count), num_read in zip(runs, counts, strict=True):
         if num_read < count * spans.row_bytes:
             row = first + num_read // spans.row_bytes
             raise _short(row, paths[shard], offset + (row - first) * spans.row_bytes)
 
 
-def _take_rows(
-    view: memoryview,
-    shard: int,
-    paths: Sequence[str],
-    spans: RowSpans,
-    rows: npt.NDArray[Any],
+def take_rows(
+    shown: Sequence[Any], paths: Sequence[str], spans: RowSpans, rows: npt.NDArray[Any]
 ) -> None:
-    """The rows of one shard.  Where rows begin at multiples of their width, as windows without
-    overlap do, one call copies them all, without the interpreter lock."""
-    width, size = spans.row_bytes, spans.dtype.itemsize
-    here = np.flatnonzero(spans.shards == shard)
-    offsets = spans.offsets[here]
-    is_cut = offsets + width > len(view)
-    if is_cut.any():
-        row = int(here[np.argmax(is_cut)])
-        raise _short(row, paths[shard], int(spans.offsets[row]))
-    is_all = len(here) == len(rows)
-    flat = np.frombuffer(view, np.uint8, len(view) // size * size)
-    if not (offsets % width).any():
-        whole = flat[: len(flat) // width * width].view(spans.dtype)
-        table = whole.reshape(-1, *spans.row_shape)
-        if is_all:
-            np.take(table, offsets // width, axis=0, out=rows, mode="clip")
-        else:
-            rows[here] = table[offsets // width]
+    """Copy the rows of one column out of the shards' bytes, in memory, into `rows`.
+
+    Rows that lie at multiples of their width from one place on, as they do in a file of
+    windows or in a record batch, are copied in one call, without the interpreter lock.
+    """
+    width = spans.row_bytes
+    if not len(rows) or not width:
         return
-    sliding = np.lib.stride_tricks.sliding_window_view(flat, width)
-    rows.reshape(len(rows), -1).view(np.uint8)[here] = sliding[offsets]
+    sizes = np.array([len(memoryview(content)) for content in shown], np.int64)
+    is_cut = spans.offsets + width > sizes[spans.shards]
+    if is_cut.any():
+        row = int(np.argmax(is_cut))
+        raise _short(row, paths[int(spans.shards[row])], int(spans.offsets[row]))
+    runs = spans.runs()
+    if len(runs) * _MIN_RUN_ROWS <= len(rows):
+        for shard, offset, first, count in runs:
+            content = np.frombuffer(shown[shard], np.uint8, count * width, offset)
+            rows[first : first + count].reshape(-1).view(np.uint8)[...] = content
+        return
+    tables = spans.shards * width + spans.offsets % width
+    for table in np.unique(tables).tolist():
+        content = np.frombuffer(shown[table // width], np.uint8)[table % width :]
+        cells = content[: len(content) // width * width].view(spans.dtype)
+        cells = cells.reshape(-1, *spans.row_shape)
+        here = tables == table
+        if here.all():
+            np.take(cells, spans.offsets // width, axis=0, out=rows, mode="clip")
+        else:
+            rows[here] = cells[spans.offsets[here] // width]
 
 
 def _short(row: int, path: str, offset: int) -> DataError:

@@ -100,7 +100,10 @@ class TokenSource:
         tokens = wanted.empty(COLUMN, spans.row_shape, self.dtype)
         if len(tokens):
             fill_rows(store, self.shards, spans, tokens)
-        return wanted.made({COLUMN: tokens}, keys=list(map(str, wanted.ids.tolist())))
+        return wanted.made({COLUMN: tokens}, keys=self.keys(wanted.ids))
+
+    def keys(self, ids: Int64Array) -> list[str]:
+        return list(map(str, ids.tolist()))
 
     def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
         """Where the windows lie; `PipelineError` where samples are documents."""
@@ -119,6 +122,20 @@ class TokenSource:
                 offsets=self._offsets[wanted] * self.dtype.itemsize,
             )
         ]
+
+    @property
+    def pool_tokens(self) -> list[int]:
+        """Of each shard, up to the end of its last sample."""
+        ends = self._offsets + self.lengths
+        bounds = [self._rows.start(shard) for shard in range(len(self.shards))]
+        parts = np.split(ends, bounds[1:])
+        return [int(part.max(initial=0)) for part in parts]
+
+    def pool_starts(self, ids: Int64Array) -> Int64Array:
+        """Where samples begin, in tokens, where the shards follow each other so cut."""
+        shards, _ = self._rows.place(ids)
+        sizes = np.array(self.pool_tokens, np.int64)
+        return self._offsets[ids] + (np.cumsum(sizes) - sizes)[shards]
 
     def _places(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         shards, _ = self._rows.place(ids)
