@@ -78,6 +78,8 @@ class SlotDelivery:
         self._host = Ring(_host_slots(link, is_shared), num_slots=_NUM_SLOTS, events=self._events)
         self._lock = threading.Lock()
         self._taking = threading.Lock()
+        self._last: Event | None = None
+        """The end of all that was enqueued so far."""
         self._arenas: dict[Hashable, Arena] = {}
         self._known: Layout = {}
         self._typical_bytes = 1
@@ -145,10 +147,12 @@ class SlotDelivery:
         use = DeviceUse(self._link, self._device)
         flat = self._device.lend(slot, num_bytes, use.end)
         sent = self._link.send(flat[: host.flat.numel()], host.flat, slot.event)
-        host.slot.event = use.ready = sent
+        host.slot.event = use.ready = self._last = sent
         columns = {**batch.columns, **views(flat, layout)}
         if self._finish is not None:
-            use.ready = self._link.follow(partial(self._finish.make, views(flat, layout)))
+            use.ready = self._last = self._link.follow(
+                partial(self._finish.make, views(flat, layout))
+            )
             columns = self._finish.result(columns)
         return replace(
             batch,
@@ -165,6 +169,9 @@ class SlotDelivery:
         return replace(batch, columns=self._finish.on_host(batch.columns), layout={}, payload=None)
 
     def close(self) -> None:
+        if self._last is not None:  # copies that nobody took need their memory until they end
+            self._events.synchronize(self._last)
+            self._last = None
         self._arenas.clear()
         self._host.clear()
         if self._device is not None:

@@ -20,7 +20,17 @@ from iopipe.loaders.collate import views
 from iopipe.loaders.delivery import DeviceUse, Finish, Link
 from iopipe.loaders.slots import Ring, Slot
 from iopipe.parts import NOTHING_LEFT
-from iopipe.protocols import Allocate, Batch, Events, Int64Array, Reads, Samples, Source, Store
+from iopipe.protocols import (
+    Allocate,
+    Batch,
+    Event,
+    Events,
+    Int64Array,
+    Reads,
+    Samples,
+    Source,
+    Store,
+)
 from iopipe.readers.spans import RowSpans
 from iopipe.storage.device import DeviceRead
 
@@ -70,6 +80,8 @@ class DirectDelivery:
             events=link.events,
         )
         self._taking = threading.Lock()
+        self._last: Event | None = None
+        """The end of all that was enqueued so far."""
 
     @property
     def events(self) -> Events:
@@ -110,7 +122,9 @@ class DirectDelivery:
         flat = self._ring.lend(filled.slot, num_bytes, use.end)
         columns = {**batch.columns, **views(flat, layout)}
         if self._finish is not None:
-            use.ready = self._link.follow(partial(self._finish.make, views(flat, layout)))
+            use.ready = self._last = self._link.follow(
+                partial(self._finish.make, views(flat, layout))
+            )
             columns = self._finish.result(columns)
         return Batch(
             columns=columns,
@@ -121,6 +135,9 @@ class DirectDelivery:
         )
 
     def close(self) -> None:
+        if self._last is not None:  # it needs its memory until it ends
+            self.events.synchronize(self._last)
+            self._last = None
         self._ring.clear()
 
     def _read(self, source: SpanSource, store: DeviceStore, wanted: Samples) -> Samples:

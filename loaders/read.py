@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.crossover import decide
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
@@ -128,15 +129,20 @@ class _Loaders:
             raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
         finish = None
         if tokens is not None:
+            from iopipe.loaders.next_token import NextTokenStep
+
             finish = NextTokenStep(tokens, _windows(source), partial(self.open_store, source))
         if device == "cpu":
             if options.is_direct or (tokens is not None and tokens.resident):
                 raise PipelineError("path='direct' and resident=True are for GPUs: add to('cuda')")
             return SlotDelivery(None, is_shared=options.is_shared, finish=finish)
-        link = CudaLink(device, node=memory_node(device) if options.numa else None)
+        link = self.link(device, near=options.numa)
         if options.is_direct:
             return DirectDelivery(link, finish=finish)
         return SlotDelivery(link, is_shared=options.is_shared, finish=finish)
+
+    def link(self, device: str, *, near: bool = False) -> CudaLink:
+        return CudaLink(device, node=memory_node(device) if near else None)
 
     def open_device_store(self, source: Source) -> Store:
         if not source.shards or any(map(_is_elsewhere, source.shards)):
@@ -146,8 +152,6 @@ class _Loaders:
     def decide(
         self, source: Source, device: str, tasks: Sequence[Sequence[int]]
     ) -> tuple[Route, str]:
-        from iopipe.loaders.crossover import decide
-
         return decide(self, source, device, tasks)
 
     def near(self, device: str) -> AbstractContextManager[None]:

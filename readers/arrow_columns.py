@@ -128,7 +128,7 @@ def row_layout(kind: Any) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     """Shape and type of a row of numbers as they lie in a buffer; None for other types."""
     shape: tuple[int, ...] = ()
     if isinstance(kind, pa.FixedShapeTensorType):
-        if kind.permutation is not None:
+        if kind.permutation not in (None, [*range(len(kind.shape))]):
             return None
         shape, kind = tuple(kind.shape), kind.value_type
     elif pa.types.is_fixed_size_list(kind):

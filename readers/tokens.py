@@ -135,7 +135,8 @@ class TokenSource:
         """Where samples begin, in tokens, where the shards follow each other so cut."""
         shards, _ = self._rows.place(ids)
         sizes = np.array(self.pool_tokens, np.int64)
-        return self._offsets[ids] + (np.cumsum(sizes) - sizes)[shards]
+        starts: Int64Array = self._offsets[ids] + (np.cumsum(sizes) - sizes)[shards]
+        return starts
 
     def _places(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         shards, _ = self._rows.place(ids)
