@@ -33,9 +33,6 @@ class Launched(Sized, Protocol):
     def device(self) -> str | None: ...
 
     @property
-    def route(self) -> Route: ...
-
-    @property
     def numa(self) -> bool: ...
 
     @property
@@ -60,8 +57,8 @@ def launched(
     window: int,
     ledger: str | os.PathLike[str] | None,
 ) -> Run:
-    """A run that begins at `epoch`; see `Pipeline.run`."""
-    is_direct = decided(pipeline)[0] == "direct"
+    """A run that begins at `epoch`, by a route that is decided; see `Pipeline.run`."""
+    is_direct = pipeline.route == "direct"
     source, ahead = _read_source(pipeline), num_ahead(pipeline)
     spec = RunSpec(
         source=source,

@@ -359,7 +359,7 @@ class Pipeline:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
         return launched(
-            self,
+            replace(self, route=decided(self)[0]),
             epoch=epoch,
             end_epoch=end_epoch,
             in_order=in_order,
@@ -369,8 +369,10 @@ class Pipeline:
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
-        num_samples = chunk_samples(self, batches_together(self))
-        return description(self, num_samples, num_ahead(self), decided(self))
+        route, reason = decided(self)
+        here = replace(self, route=route)
+        num_samples = chunk_samples(here, batches_together(here))
+        return description(here, num_samples, num_ahead(here), (route, reason))
 
     # ---- how it is put together ------------------------------------------------------
 

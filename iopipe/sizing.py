@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from iopipe.binding import fills
+from iopipe.binding import fills, read_threads
 from iopipe.order import Order
 from iopipe.packing import Groups, PackedPlan
 from iopipe.plan import Plan, SamplePlan, samples_in
 from iopipe.protocols import Source
-from iopipe.stages import NextToken, Stage
+from iopipe.stages import NextToken, Route, Stage
 
 _CHUNK_BYTES = 4 << 20
 _CHUNK_TOKENS = 1 << 18
@@ -54,6 +54,9 @@ class Sized(Protocol):
     @property
     def drop_last(self) -> bool: ...
 
+    @property
+    def route(self) -> Route: ...
+
 
 def batches_together(pipeline: Sized) -> int:
     """How many batches are made as one: of sources that read into slots, where no function of
@@ -71,8 +74,11 @@ def batches_together(pipeline: Sized) -> int:
 def chunk_samples(pipeline: Sized, batches_together: int) -> int:
     """How many samples are one task."""
     size, groups = pipeline.batch_size, pipeline.groups
-    if batches_together > 1 and size is not None:
+    if size is not None and (batches_together > 1 or pipeline.route != "slots"):
         return size * batches_together
+    if size is not None and fills(pipeline.source):  # copies: long ones, one a thread
+        each = -(-size // read_threads(pipeline.source))
+        return max(each, min(size, samples_in(_CHUNK_BYTES, pipeline.source)))
     most = 256 if size is None else -(-size // _CHUNKS_PER_BATCH)
     if groups is not None:
         return min(max(1, _CHUNK_TOKENS // groups.packing.sequence_length), most)

@@ -62,6 +62,9 @@ class Batch:
         self.check(name, rows, places)
         return self.column(name).take(rows)
 
+    def has_nulls(self, name: str) -> bool:
+        return self._opened(name)[1] is not None
+
     def check(self, name: str, rows: Int64Array, places: Int64Array) -> None:
         """A `DataError` where one of these rows is null."""
         _, is_null = self._opened(name)
@@ -177,15 +180,18 @@ class ArrowSource:
         A row with a null is a `DataError`; a column that is no numbers of one shape, or is
         compressed, a `PipelineError`.
         """
-        wanted = np.asarray(ids, np.int64)
-        batches, rows = self._rows.place(wanted)
-        shards = np.array([file for file, _ in self._places], np.int64)[batches]
-        return [self._row_spans(name, batches, rows, shards) for name in self.columns]
+        stretches = self._rows.stretches(np.asarray(ids, np.int64))
+        return [self._row_spans(name, *stretches) for name in self.columns]
 
     # ---- inside ----------------------------------------------------------------------
 
     def _row_spans(
-        self, name: str, batches: Int64Array, rows: Int64Array, shards: Int64Array
+        self,
+        name: str,
+        batches: Int64Array,
+        rows: Int64Array,
+        firsts: Int64Array,
+        counts: Int64Array,
     ) -> RowSpans:
         layout = row_layout(self.schema.field(name).type)
         if layout is None:
@@ -194,14 +200,29 @@ class ArrowSource:
                 "one shape: choose others with columns=, or use path='slots'"
             )
         row_shape, dtype = layout
-        offsets = np.empty(len(rows), np.int64)
         width = int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize
-        for batch in np.unique(batches).tolist():
-            places = np.flatnonzero(batches == batch)
-            start = self._start(batch, name)
-            self._batch(batch).check(name, rows[places], places)
-            offsets[places] = start + rows[places] * width
-        return RowSpans(name=name, dtype=dtype, row_shape=row_shape, shards=shards, offsets=offsets)
+        known = np.unique(batches)
+        starts = np.array([self._start(batch, name) for batch in known.tolist()], np.int64)
+        for batch in known.tolist():
+            if self._batch(batch).has_nulls(name):
+                here = np.flatnonzero(batches == batch)
+                self._check(batch, name, rows[here], firsts[here], counts[here])
+        return RowSpans(
+            name=name,
+            dtype=dtype,
+            row_shape=row_shape,
+            shards=np.array([file for file, _ in self._places], np.int64)[batches],
+            offsets=starts[np.searchsorted(known, batches)] + rows * width,
+            firsts=firsts,
+            counts=counts,
+        )
+
+    def _check(
+        self, batch: int, name: str, rows: Int64Array, firsts: Int64Array, counts: Int64Array
+    ) -> None:
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        every = np.repeat(rows, counts) + within
+        self._batch(batch).check(name, every, np.repeat(firsts, counts) + within)
 
     def _start(self, batch: int, name: str) -> int:
         """Where in its file the first row of a column of numbers lies."""

@@ -182,26 +182,27 @@ def take_rows(
     if not len(rows) or not width:
         return
     sizes = np.array([len(memoryview(content)) for content in shown], np.int64)
-    is_cut = spans.offsets + width > sizes[spans.shards]
-    if is_cut.any():
-        row = int(np.argmax(is_cut))
-        raise _short(row, paths[int(spans.shards[row])], int(spans.offsets[row]))
-    runs = spans.runs()
-    if len(runs) * _MIN_RUN_ROWS <= len(rows):
-        for shard, offset, first, count in runs:
+    ends = spans.offsets + spans.counts * width
+    if (ends > sizes[spans.shards]).any():
+        shards, offsets = spans.by_row()
+        row = int(np.argmax(offsets + width > sizes[shards]))
+        raise _short(row, paths[int(shards[row])], int(offsets[row]))
+    if len(spans.counts) * _MIN_RUN_ROWS <= len(rows):
+        for shard, offset, first, count in spans.runs():
             content = np.frombuffer(shown[shard], np.uint8, count * width, offset)
             rows[first : first + count].reshape(-1).view(np.uint8)[...] = content
         return
-    tables = spans.shards * width + spans.offsets % width
+    shards, offsets = spans.by_row()
+    tables = shards * width + offsets % width
     for table in np.unique(tables).tolist():
         content = np.frombuffer(shown[table // width], np.uint8)[table % width :]
         cells = content[: len(content) // width * width].view(spans.dtype)
         cells = cells.reshape(-1, *spans.row_shape)
         here = tables == table
         if here.all():
-            np.take(cells, spans.offsets // width, axis=0, out=rows, mode="clip")
+            np.take(cells, offsets // width, axis=0, out=rows, mode="clip")
         else:
-            rows[here] = cells[spans.offsets[here] // width]
+            rows[here] = cells[offsets[here] // width]
 
 
 def _short(row: int, path: str, offset: int) -> DataError:

@@ -57,6 +57,7 @@ class TokenSource:
         self.columns = (COLUMN,)
         self.window = options.window
         """Tokens of every sample; None: samples are documents."""
+        self._follow_each_other = options.stride in (None, options.window)
         of_type = pa.from_numpy_dtype(self.dtype)
         kind = pa.list_(of_type) if self.window is None else pa.list_(of_type, self.window)
         self.schema = pa.schema([(COLUMN, kind)])
@@ -112,14 +113,20 @@ class TokenSource:
                 "documents differ in length and make no array: give window=, or pack them"
             )
         wanted = np.asarray(ids, np.int64)
-        shards, _ = self._rows.place(wanted)
+        if self._follow_each_other:
+            shards, _, firsts, counts = self._rows.stretches(wanted)
+        else:
+            shards, _ = self._rows.place(wanted)
+            firsts, counts = np.arange(len(wanted)), np.ones(len(wanted), np.int64)
         return [
             RowSpans(
                 name=COLUMN,
                 dtype=self.dtype,
                 row_shape=(self.window,),
                 shards=shards,
-                offsets=self._offsets[wanted] * self.dtype.itemsize,
+                offsets=self._offsets[wanted[firsts]] * self.dtype.itemsize,
+                firsts=firsts,
+                counts=counts,
             )
         ]
 
