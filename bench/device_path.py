@@ -39,14 +39,18 @@ _ARROW_ROWS = 1 << 17
 _FEATURES = 256
 
 
+def _events() -> tuple[Any, Any]:
+    event: Any = torch.cuda.Event
+    return event(enable_timing=True), event(enable_timing=True)
+
+
 class _TimedLink(CudaLink):
     """Keeps two events of every copy."""
 
     copies: list[tuple[Any, Any, int]] = []  # noqa: RUF012  (of all links: one run at a time)
 
     def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event:
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
+        start, end = _events()
         with torch.cuda.stream(self._stream):
             if after is not None:
                 self._stream.wait_event(after)
@@ -62,7 +66,7 @@ class _TimedLink(CudaLink):
         torch.cuda.synchronize()
         if not cls.copies:
             return 0.0
-        rates = [size / start.elapsed_time(end) / 1e6 for start, end, size in cls.copies]
+        rates = [float(size / start.elapsed_time(end) / 1e6) for start, end, size in cls.copies]
         cls.copies.clear()
         return median(rates)
 
@@ -85,12 +89,12 @@ def pinned_peak() -> float:
     device = torch.empty(size, dtype=torch.uint8, device="cuda")
     rates = []
     for _ in range(22):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = _events()
         start.record()
         device.copy_(host, non_blocking=True)
         end.record()
         end.synchronize()
-        rates.append(size / start.elapsed_time(end) / 1e6)
+        rates.append(float(size / start.elapsed_time(end) / 1e6))
     return median(rates[2:])
 
 
@@ -133,7 +137,13 @@ def memmap_loop(path: str, num_workers: int) -> Iterator[Any]:
                 for part in (rows, after)
             )
     loader = torch.utils.data.DataLoader(
-        dataset, _ROWS, shuffle=True, num_workers=num_workers, pin_memory=True, prefetch_factor=4
+        dataset,
+        _ROWS,
+        shuffle=True,
+        num_workers=num_workers,
+        pin_memory=True,
+        prefetch_factor=4,
+        persistent_workers=True,
     )
     while True:
         for batch in loader:
@@ -147,19 +157,19 @@ def our_tokens(path: str, *, resident: bool = False) -> Iterator[Any]:
             yield batch["inputs"], batch["labels"]
 
 
-def batches_per_second(batches: Iterator[Any], seconds: float) -> float:
-    """After a warm-up; the device has done its part when the clock stops."""
-    kept = None
-    for kept in itertools.islice(batches, 40):
-        pass
+def batches_per_second(batches: Iterator[Any], seconds: float, num_warm: int) -> float:
+    """After a warm-up, which also takes what was made before; the device has done its part
+    when the clock stops."""
+    for _ in range(num_warm):
+        next(batches)
     torch.cuda.synchronize()
     _TimedLink.copies.clear()
     start, num = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        for kept in itertools.islice(batches, 16):
+        for _ in range(8):
+            next(batches)
             num += 1
     torch.cuda.synchronize()
-    del kept
     return num / (time.perf_counter() - start)
 
 
@@ -187,41 +197,55 @@ def token_rows(folder: Path) -> list[dict[str, Any]]:
     cores = len(os.sched_getaffinity(0))
     sweep = {}
     for num_workers in sorted({min(number, max(cores - 1, 1)) for number in _WORKERS}):
-        with contextlib.closing(memmap_loop(path, num_workers)) as batches:
-            sweep[num_workers] = batches_per_second(batches, _SECONDS)
+        batches: Any = memmap_loop(path, num_workers)
+        with contextlib.closing(batches):
+            sweep[num_workers] = batches_per_second(batches, _SECONDS, 40)
     best = max(sweep, key=lambda number: sweep[number])
     ways: dict[str, Callable[[], Iterator[Any]]] = {
+        # First, so that its workers are forked before our threads run.
+        f"memmap, {best} workers": lambda: memmap_loop(path, best),
         "iopipe, streamed": lambda: our_tokens(path),
         "iopipe, resident pool": lambda: our_tokens(path, resident=True),
-        f"memmap, {best} workers": lambda: memmap_loop(path, best),
     }
-    rates, h2d = _turns(ways, _ROWS * _LENGTH)
-    rows = []
+    rates, h2d, failures = _turns(ways, _ROWS * _LENGTH, num_warm=60)
+    rows: list[dict[str, Any]] = []
     baseline = median(rates[f"memmap, {best} workers"])
     for name in ways:
-        row = {"name": f"tokens: {name}", "tokens_per_second": _summary(rates[name])}
+        row: dict[str, Any] = {
+            "name": f"tokens: {name}",
+            "tokens_per_second": _summary(rates[name]),
+        }
         if h2d[name] and "resident" not in name:
             row["h2d_gbps"] = _summary(h2d[name])
         row["over_memmap"] = median(rates[name]) / baseline
         rows.append(row)
-    rows[-1]["sweep_tokens_per_second"] = {str(n): r * _ROWS * _LENGTH for n, r in sweep.items()}
+    rows[0]["sweep_tokens_per_second"] = {str(n): r * _ROWS * _LENGTH for n, r in sweep.items()}
     return rows
 
 
 def _turns(
-    ways: dict[str, Callable[[], Iterator[Any]]], per_batch: float
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """(rates, GB/s of copies) of each way, round by round."""
+    ways: dict[str, Callable[[], Iterator[Any]]], per_batch: float, *, num_warm: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, str]]:
+    """(rates, GB/s of copies) of each way, round by round, and why a way has none."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     h2d: dict[str, list[float]] = {name: [] for name in ways}
-    running = {name: way() for name, way in ways.items()}
+    failures: dict[str, str] = {}
+    running: dict[str, Any] = {name: way() for name, way in ways.items()}
     for _ in range(_ROUNDS):
-        for name, batches in running.items():
-            rates[name].append(batches_per_second(batches, _SECONDS) * per_batch)
-            h2d[name] += [rate] if (rate := _TimedLink.gbps()) else []
+        for name in [name for name in ways if name not in failures]:
+            try:
+                rate = batches_per_second(running[name], _SECONDS, num_warm)
+            except Exception as error:
+                traceback.print_exc()
+                failures[name] = f"{type(error).__name__}: {error}"
+                rates[name] = []
+                continue
+            rates[name].append(rate * per_batch)
+            h2d[name] += [gbps] if (gbps := _TimedLink.gbps()) else []
+            print(f"{time.perf_counter():.1f} s: {name} {rate:.1f} batches/s", flush=True)
     for batches in running.values():
-        batches.close()  # type: ignore[attr-defined]
-    return rates, h2d
+        batches.close()
+    return rates, h2d, failures
 
 
 # ---- arrow ---------------------------------------------------------------------------
@@ -249,7 +273,7 @@ def pyarrow_loop(path: str) -> Iterator[Any]:
                 batch = reader.get_batch(number)
                 columns = {}
                 for name in batch.schema.names:
-                    column = batch.column(name)
+                    column: Any = batch.column(name)
                     flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
                     host = torch.from_numpy(flat.to_numpy(zero_copy_only=True).copy())
                     columns[name] = host.pin_memory().to("cuda", non_blocking=True)
@@ -264,7 +288,7 @@ def our_columns(path: str, route: Any) -> Iterator[Any]:
 
 def check_columns(path: str, route: Any) -> None:
     with pa.memory_map(path) as file:
-        batch = pa.ipc.open_file(file).get_batch(0)
+        batch: Any = pa.ipc.open_file(file).get_batch(0)
     (found,) = itertools.islice(our_columns(path, route), 1)
     features = torch.from_numpy(batch.column("features").flatten().to_numpy().copy())
     assert torch.equal(found["features"].cpu().view(-1), features)
@@ -284,7 +308,8 @@ def arrow_rows(folder: Path, peak: float) -> list[dict[str, Any]]:
         except (iopipe.IopipeError, OSError, RuntimeError) as error:
             skipped.append({"name": f"arrow: iopipe, {route}", "not_run": str(error)})
     ways["pyarrow, pin_memory, to"] = lambda: pyarrow_loop(path)
-    rates, h2d = _turns(ways, num_bytes / 1e9)
+    rates, h2d, failures = _turns(ways, num_bytes / 1e9, num_warm=12)
+    skipped += [{"name": f"arrow: {name}", "failed": said} for name, said in failures.items()]
     baseline = median(rates["pyarrow, pin_memory, to"])
     rows = [
         {
@@ -295,6 +320,7 @@ def arrow_rows(folder: Path, peak: float) -> list[dict[str, Any]]:
             **({"h2d_gbps": _summary(h2d[name])} if h2d[name] else {}),
         }
         for name in ways
+        if rates[name]
     ]
     described = ""
     with contextlib.suppress(iopipe.IopipeError):
@@ -321,7 +347,7 @@ def _part(name: str, measure: Callable[[], list[dict[str, Any]]]) -> list[dict[s
 
 def main() -> None:
     options = _options()
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         peak = pinned_peak()

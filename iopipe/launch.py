@@ -17,7 +17,7 @@ from iopipe.order import Cursor
 from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.sizing import Sized, batches_together, plan_of
-from iopipe.stages import Delivery, DeliveryOptions, Route, Stage, Toolkit, Workers
+from iopipe.stages import Delivery, DeliveryOptions, Numa, Route, Stage, Toolkit, Workers
 
 
 class Launched(Sized, Protocol):
@@ -33,7 +33,7 @@ class Launched(Sized, Protocol):
     def device(self) -> str | None: ...
 
     @property
-    def numa(self) -> bool: ...
+    def numa(self) -> Numa | None: ...
 
     @property
     def prefetch(self) -> int: ...

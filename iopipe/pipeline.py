@@ -24,7 +24,7 @@ from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run
 from iopipe.sizing import batches_together, chunk_samples, plan_of
-from iopipe.stages import Crop, Fidelity, ImageOptions, NextToken, Route, Stage, Toolkit
+from iopipe.stages import Crop, Fidelity, ImageOptions, NextToken, Numa, Route, Stage, Toolkit
 
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
@@ -47,7 +47,7 @@ class Pipeline:
     device: str | None = None
     route: Route = "slots"
     """How bytes come to the device."""
-    numa: bool = False
+    numa: Numa | None = None
     """Whether workers, slots and threads keep near the device."""
     prefetch: int = 2
     on_error: ErrorPolicy = "raise"
@@ -293,19 +293,13 @@ class Pipeline:
         return replace(self, token_options=options)
 
     def to(
-        self,
-        device: str,
-        *,
-        prefetch: int = 2,
-        path: Route = "slots",
-        numa: Literal["auto"] | None = None,
+        self, device: str, *, prefetch: int = 2, path: Route = "slots", numa: Numa | None = None
     ) -> Pipeline:
         """Deliver batches on `device` ('cpu', 'cuda', 'cuda:1'), `prefetch` of them ahead.
 
-        `path='direct'` lets kvikio read rows of numbers into the device's memory, without
-        passing through this process's: for batches of neighbours, which are few long reads.
-        'auto' measures whether that pays here, and `describe()` says what came out.
-        `numa='auto'` keeps worker processes, slots and this pipeline's threads on the CPUs and
+        `path='direct'` lets kvikio read rows of numbers into the device's memory, past the
+        host's: for batches of neighbours, which are few long reads; 'auto' measures whether
+        that pays here, and `describe()` says what came out.  `numa='auto'` keeps
         the memory nearest to the device, this rank's share of them.
         """
         if self.batch_size is None:
@@ -318,7 +312,7 @@ class Pipeline:
                 f"path is {path!r} and numa {numa!r}: give 'slots', 'direct' or 'auto', and "
                 "'auto' or None"
             )
-        placed = replace(self, device=device, prefetch=prefetch, route=path, numa=numa is not None)
+        placed = replace(self, device=device, prefetch=prefetch, route=path, numa=numa)
         if path != "slots":
             check_direct(placed)
         return placed

@@ -91,6 +91,8 @@ class NextToken:
     batch's windows are sent there."""
 
 
+Numa: TypeAlias = Literal["auto"]
+
 Route: TypeAlias = Literal["slots", "direct", "auto"]
 """How bytes come to a device: through page-locked slots of the host, or read into the device's
 memory by kvikio; 'auto' measures which is faster."""
@@ -105,8 +107,8 @@ class DeliveryOptions:
     """Worker processes write into the slots."""
     is_direct: bool = False
     """Batches are read into the device's memory."""
-    numa: bool = False
-    """Slots lie in the memory nearest to the device, and threads on its CPUs."""
+    numa: Numa | None = None
+    """'auto': slots lie in the memory nearest to the device, and threads on its CPUs."""
     next_token: NextToken | None = None
 
 

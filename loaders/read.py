@@ -136,7 +136,7 @@ class _Loaders:
             if options.is_direct or (tokens is not None and tokens.resident):
                 raise PipelineError("path='direct' and resident=True are for GPUs: add to('cuda')")
             return SlotDelivery(None, is_shared=options.is_shared, finish=finish)
-        link = self.link(device, near=options.numa)
+        link = self.link(device, near=options.numa is not None)
         if options.is_direct:
             return DirectDelivery(link, finish=finish)
         return SlotDelivery(link, is_shared=options.is_shared, finish=finish)

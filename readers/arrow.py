@@ -20,7 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError, PipelineError
-from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
+from iopipe.protocols import (
+    ByteRange,
+    Column,
+    Int64Array,
+    Location,
+    NumberKeys,
+    Samples,
+    Source,
+    Store,
+)
 from iopipe.readers.arrow_columns import (
     ArrowColumn,
     NumbersColumn,
@@ -171,8 +180,10 @@ class ArrowSource:
             take_rows([file.memory for file in self._files], self.shards, spans, rows)
         return wanted.made(columns, keys=self.keys(wanted.ids))
 
-    def keys(self, ids: Sequence[int] | Int64Array) -> list[str]:
-        return self._keys(ids)
+    def keys(self, ids: Int64Array) -> Sequence[str]:
+        if KEY in self._file_schema.names:
+            return self._keys(ids)
+        return NumberKeys(ids)
 
     def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
         """Where the rows of every column lie in the files.

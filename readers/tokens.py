@@ -20,6 +20,7 @@ from iopipe.protocols import (
     Column,
     Int64Array,
     Location,
+    NumberKeys,
     Ragged,
     Samples,
     Store,
@@ -103,8 +104,8 @@ class TokenSource:
             fill_rows(store, self.shards, spans, tokens)
         return wanted.made({COLUMN: tokens}, keys=self.keys(wanted.ids))
 
-    def keys(self, ids: Int64Array) -> list[str]:
-        return list(map(str, ids.tolist()))
+    def keys(self, ids: Int64Array) -> Sequence[str]:
+        return NumberKeys(ids)
 
     def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
         """Where the windows lie; `PipelineError` where samples are documents."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from iopipe.protocols import ByteRange, Int64Array, Location, Samples, Store
+from iopipe.protocols import ByteRange, Int64Array, Location, NumberKeys, Samples, Store
 from iopipe.readers.tokens import TokenSource
 
 START = "start"
@@ -46,4 +46,4 @@ class WindowStarts:
     def fill(self, wanted: Samples, store: Store) -> Samples:
         starts = wanted.empty(START, (), np.int64)
         starts[...] = self._source.pool_starts(wanted.ids)
-        return wanted.made({START: starts}, keys=list(map(str, wanted.ids.tolist())))
+        return wanted.made({START: starts}, keys=NumberKeys(wanted.ids))

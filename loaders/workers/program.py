@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -65,7 +65,7 @@ class Reply:
     """What became of a chunk."""
 
     ids: Int64Array
-    keys: list[str]
+    keys: Sequence[str]
     valid: BoolArray | None
     columns: dict[str, Column]
     """Those that are not in the slot."""
