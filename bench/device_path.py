@@ -211,10 +211,11 @@ def token_rows(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     baseline = median(rates[f"memmap, {best} workers"])
     for name in ways:
-        row: dict[str, Any] = {
-            "name": f"tokens: {name}",
-            "tokens_per_second": _summary(rates[name]),
-        }
+        if not rates[name]:
+            rows.append({"name": f"tokens: {name}", "failed": failures[name]})
+            continue
+        row: dict[str, Any] = {"name": f"tokens: {name}"}
+        row["tokens_per_second"] = _summary(rates[name])
         if h2d[name] and "resident" not in name:
             row["h2d_gbps"] = _summary(h2d[name])
         row["over_memmap"] = median(rates[name]) / baseline

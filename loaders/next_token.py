@@ -85,15 +85,13 @@ class NextTokenStep:
         if columns[self._needed].is_cuda:
             self._launch(columns[self._needed], made)
             return
-        batch = self._twin(columns[self._needed])
-        for name, tensor in made.items():
-            tensor.copy_(getattr(batch, name))
+        for name, tensor in self._on_host(columns[self._needed]).items():
+            made[name].copy_(tensor)
 
     def on_host(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """The batch where it stays on the host."""
-        batch = self._twin(columns[self._needed])
         rest = {name: value for name, value in columns.items() if name != self._needed}
-        return {**rest, **{name: getattr(batch, name) for name in self._named}}
+        return {**rest, **self._on_host(columns[self._needed])}
 
     def result(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """What of these columns is delivered."""
@@ -128,12 +126,15 @@ class NextTokenStep:
             ignore_index=self._options.ignore_index,
         )
 
-    def _twin(self, given: torch.Tensor) -> TokenBatch:
+    def _on_host(self, given: torch.Tensor) -> dict[str, torch.Tensor]:
         if self._pool is not None:
             tokens = windows_twin(self._pool, given, self._length)
         else:
             tokens = widened_twin(given.view(self._dtype))
-        return pack_tokens_twin(tokens, self._token_options(len(given)))
+        if self._options.end_token is None:
+            return {"inputs": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+        batch = pack_tokens_twin(tokens, self._token_options(len(given)))
+        return {name: getattr(batch, name) for name in self._named}
 
     def _launch(self, given: torch.Tensor, made: dict[str, torch.Tensor]) -> None:
         from iopipe.kernels.token_batch import TokenRows, Windows, WindowsAt
