@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from iopipe.storage import PosixStore as PosixStore
     from iopipe.storage import UringStore as UringStore
     from iopipe.storage import open_store as open_store
-    from iopipe.storage.gds import DeviceRead as DeviceRead
+    from iopipe.storage.device import DeviceRead as DeviceRead
     from iopipe.storage.gds import GdsStore as GdsStore
     from iopipe.topology import Binding as Binding
     from iopipe.topology import Topology as Topology
@@ -73,7 +73,7 @@ _HOMES = {
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",
-    "DeviceRead": "iopipe.storage.gds",
+    "DeviceRead": "iopipe.storage.device",
     "DirectStore": "iopipe.storage",
     "ErrorBudgetExceeded": "iopipe.errors",
     "GdsStore": "iopipe.storage.gds",

@@ -6,14 +6,30 @@ batches are made, the transfer last; a stage of the user's sees columns, never s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from iopipe.protocols import Batch, Samples, Source, Store
+from iopipe.protocols import Batch, Filling, Samples, Source, Store
 from iopipe.stages import Delivery, Stage, Workers
 
-READ_THREADS = 2
+_READ_THREADS = 2
+_MAX_FILLING_THREADS = 8
+
+
+def fills(source: Source) -> bool:
+    """Whether the read itself can write into the slots."""
+    return bool(getattr(source, "fills", False))
+
+
+def read_threads(source: Source) -> int:
+    """Two keep a disk busy; reads that fill slots are copies without the interpreter lock, and
+    a core copies a fraction of what a device takes."""
+    if not fills(source):
+        return _READ_THREADS
+    cores = len(os.sched_getaffinity(0))
+    return min(max(_READ_THREADS, cores // 2), _MAX_FILLING_THREADS)
 
 
 def bound_stages(
@@ -32,7 +48,7 @@ def bound_stages(
         stages = [stage for stage in stages if stage.takes == "batch"]
     else:
         assert store is not None
-        first = _read_stage(source, store)
+        first = _read_stage(source, store, delivery)
     if delivery is None:
         return (first, *stages)
     bound = tuple(
@@ -51,15 +67,17 @@ def bound_stages(
     return (first, *bound, last)
 
 
-def _read_stage(source: Source, store: Store) -> Stage:
+def _read_stage(source: Source, store: Store, delivery: Delivery | None) -> Stage:
     """Threads of this process read."""
+    direct = None if delivery is None else delivery.reader(source, store)
     return Stage(
         name="read",
-        function=_reader(source, store),
+        function=direct or _reader(source, store),
         takes="samples",
         cause="storage",
-        concurrency=READ_THREADS,
+        concurrency=read_threads(source),
         buffer=4,
+        fills=direct is None and fills(source),
     )
 
 
@@ -77,13 +95,16 @@ def _workers_stage(workers: Workers) -> Stage:
 
 
 def _reader(source: Source, store: Store) -> Callable[[Samples], Samples]:
+    def fill(wanted: Samples) -> Samples:
+        return cast(Filling, source).fill(wanted, store)
+
     def read(wanted: Samples) -> Samples:
         samples = source.samples(wanted.ids, store)
         samples.seed, samples.epoch = wanted.seed, wanted.epoch
         samples.allocate, samples.valid = wanted.allocate, wanted.valid
         return samples
 
-    return read
+    return fill if fills(source) else read
 
 
 def _on_columns(

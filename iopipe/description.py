@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from iopipe.binding import READ_THREADS
+from iopipe.binding import read_threads
 from iopipe.order import Order
 from iopipe.packing import Groups, padding_share
 from iopipe.protocols import Source
-from iopipe.stages import Stage
+from iopipe.stages import NextToken, Route, Stage
 
 
 class Described(Protocol):
@@ -31,6 +31,9 @@ class Described(Protocol):
     def groups(self) -> Groups | None: ...
 
     @property
+    def token_options(self) -> NextToken | None: ...
+
+    @property
     def num_workers(self) -> int: ...
 
     @property
@@ -46,8 +49,10 @@ class Described(Protocol):
     def prefetch(self) -> int: ...
 
 
-def description(pipeline: Described, chunk_samples: int, ahead_bytes: int) -> str:
-    """A line a stage."""
+def description(
+    pipeline: Described, chunk_samples: int, ahead_bytes: int, route: tuple[Route, str]
+) -> str:
+    """A line a stage; `route` is how bytes come to the device, and why."""
     source, order = pipeline.source, pipeline.order
     lines = [
         f"source: {len(source)} samples in {len(source.shards)} shards, "
@@ -60,8 +65,10 @@ def description(pipeline: Described, chunk_samples: int, ahead_bytes: int) -> st
     if pipeline.batch_size is not None:
         tail = ", last one dropped if short" if pipeline.drop_last else ""
         lines.append(f"batch: {pipeline.batch_size} samples{tail}")
+        if pipeline.token_options is not None:
+            lines.append(_tokens(pipeline.token_options))
         place = pipeline.device or "cpu"
-        lines.append(f"deliver: on {place}, {pipeline.prefetch} batches ahead")
+        lines.append(f"deliver: on {place}, {pipeline.prefetch} batches ahead{_way(*route)}")
     return "\n".join(lines)
 
 
@@ -73,7 +80,22 @@ def _work(pipeline: Described, chunk_samples: int, ahead_bytes: int) -> list[str
         done = ", ".join(["read", *names])
         return [f"workers: {done}, {chunks} ({pipeline.num_workers} processes)", *rest]
     ahead = f", {ahead_bytes >> 20} MiB ahead" if ahead_bytes else ""
-    return [f"read: {chunks} ({READ_THREADS} threads){ahead}", *map(str, pipeline.stages)]
+    return [
+        f"read: {chunks} ({read_threads(pipeline.source)} threads){ahead}",
+        *map(str, pipeline.stages),
+    ]
+
+
+def _way(route: Route, reason: str) -> str:
+    if route == "slots" and not reason:
+        return ""
+    return f", path {route}{f' ({reason})' if reason else ''}"
+
+
+def _tokens(options: NextToken) -> str:
+    where = "resident on the device" if options.resident else "sent as they are stored"
+    end = "" if options.end_token is None else f", documents end with {options.end_token}"
+    return f"next token: inputs and labels, tokens {where}{end}"
 
 
 def _packing(groups: Groups) -> str:

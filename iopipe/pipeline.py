@@ -9,28 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from iopipe.binding import bound_stages
+from iopipe.binding import fills
 from iopipe.description import description
 from iopipe.errors import PipelineError
+from iopipe.launch import check_direct, decided, launched, num_ahead
 from iopipe.mapping import map_rows
-from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
+from iopipe.order import BlockShuffle, EpochSequence, FullShuffle, Order, Stored, Tail
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
-from iopipe.packing import Groups, Method, PackedPlan, Packing
-from iopipe.plan import Plan, SamplePlan, samples_in
+from iopipe.packing import Groups, Method, Packing
+from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
-from iopipe.run import Run, RunSpec
-from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit, Workers
+from iopipe.run import Run
+from iopipe.sizing import batches_together, chunk_samples, plan_of
+from iopipe.stages import Crop, Fidelity, ImageOptions, NextToken, Numa, Route, Stage, Toolkit
 
-_CHUNK_BYTES = 4 << 20
-_CHUNK_TOKENS = 1 << 18
-_CHUNKS_PER_BATCH = 8
-"""Chunks are long, since each costs about half a millisecond whatever is in it, but several
-make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
-photographs of 107 KB gave 960, 1080 and 1090 images/s."""
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
 """Of a block shuffle: a read of that size costs a disk or an object store little more to begin
@@ -50,6 +45,10 @@ class Pipeline:
     batch_size: int | None = None
     drop_last: bool = False
     device: str | None = None
+    route: Route = "slots"
+    """How bytes come to the device."""
+    numa: Numa | None = None
+    """Whether workers, slots and threads keep near the device."""
     prefetch: int = 2
     on_error: ErrorPolicy = "raise"
     max_errors: int = 100
@@ -59,6 +58,8 @@ class Pipeline:
     """None: as the place of the data suggests; 0: what is read is what is asked for."""
     groups: Groups | None = None
     """How documents are packed, where they are."""
+    token_options: NextToken | None = None
+    """What is made of windows of tokens where they are delivered."""
 
     def shuffle(
         self,
@@ -272,20 +273,55 @@ class Pipeline:
         batched = replace(self, batch_size=batch_size, drop_last=drop_last)
         return batched if self.groups is None else batched.map(self.toolkit.cu_seqlens)
 
-    def to(self, device: str, *, prefetch: int = 2) -> Pipeline:
-        """Deliver batches on `device` ('cpu', 'cuda', 'cuda:1'), `prefetch` of them ahead."""
+    def next_token(
+        self, *, end_token: int | None = None, ignore_index: int = -100, resident: bool = False
+    ) -> Pipeline:
+        """Make `inputs` and `labels`, int64 [b, window - 1], of windows of tokens: on the device
+        that batches go to, out of the bytes as they are stored.
+
+        With `end_token` a label behind a document's end is `ignore_index`, and the batch also
+        has position_ids and document_ids, int32 as the inputs, cu_seqlens and num_documents: see
+        `iopipe.kernels.TokenBatch`.  With `resident=True` a GPU takes all tokens into its memory
+        when the run begins, and each batch's windows from there.
+        """
+        if not fills(self.source) or self.stages or self.groups is not None:
+            raise PipelineError(
+                "next_token works on windows of a token file: read(..., window=n), without map, "
+                "decode or pack"
+            )
+        options = NextToken(end_token=end_token, ignore_index=ignore_index, resident=resident)
+        return replace(self, token_options=options)
+
+    def to(
+        self, device: str, *, prefetch: int = 2, path: Route = "slots", numa: Numa | None = None
+    ) -> Pipeline:
+        """Deliver batches on `device` ('cpu', 'cuda', 'cuda:1'), `prefetch` of them ahead.
+
+        `path='direct'` lets kvikio read rows of numbers into the device's memory, past the
+        host's: for batches of neighbours, which are few long reads; 'auto' measures whether
+        that pays here, and `describe()` says what came out.  `numa='auto'` keeps
+        the memory nearest to the device, this rank's share of them.
+        """
         if self.batch_size is None:
             raise PipelineError("only batches move to a device; call batch(n) before to(...)")
         self._refuse_after_device("to")
         if prefetch < 1:
             raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
-        return replace(self, device=device, prefetch=prefetch)
+        if path not in get_args(Route) or numa not in (None, "auto"):
+            raise PipelineError(
+                f"path is {path!r} and numa {numa!r}: give 'slots', 'direct' or 'auto', and "
+                "'auto' or None"
+            )
+        placed = replace(self, device=device, prefetch=prefetch, route=path, numa=numa)
+        if path != "slots":
+            check_direct(placed)
+        return placed
 
     def check_ranks(self) -> None:
         """Make sure that all ranks of an initialised torch.distributed go through the same
         data in the same order; a collective, so all of them call it.  `StateError` names the
         ranks that differ."""
-        plan = self._plan(None)
+        plan = plan_of(self, None, 1)
         share = {name: value for name, value in plan.share().items() if name != "rank"}
         check_ranks({"dataset": self.source.digest, **plan.identity(), **share})
 
@@ -316,30 +352,30 @@ class Pipeline:
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
-        store, ahead = self.store, self._num_ahead()
-        spec = RunSpec(
-            source=self.source,
-            plan=self._plan(end_epoch),
-            stages=partial(bound_stages, self.source, self.stages, prefetch=self.prefetch),
-            workers=self._started_workers if self.num_workers else None,
-            open_store=(lambda: store) if store else (lambda: self.toolkit.open_store(self.source)),
-            owns_store=store is None,
-            delivery=self._delivery if self.batch_size is not None else None,
-            policy=self.on_error,
-            max_errors=self.max_errors,
-            window=None if in_order else window,
-            read_ahead=partial(self.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
+        return launched(
+            replace(self, route=decided(self)[0]),
+            epoch=epoch,
+            end_epoch=end_epoch,
+            in_order=in_order,
+            window=window,
             ledger=ledger,
         )
-        return Run(spec, cursor=Cursor(epoch=epoch))
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
-        return description(self, self._chunk_samples(), self._num_ahead())
+        route, reason = decided(self)
+        here = replace(self, route=route)
+        num_samples = chunk_samples(here, batches_together(here))
+        return description(here, num_samples, num_ahead(here), (route, reason))
 
     # ---- how it is put together ------------------------------------------------------
 
     def _with(self, stage: Stage) -> Pipeline:
+        if self.token_options is not None:
+            raise PipelineError(
+                f"{stage.name} cannot follow next_token, which takes windows as they are stored; "
+                "do it in the step"
+            )
         if stage.concurrency < 1 or stage.buffer < 1:
             raise PipelineError(
                 f"stage {stage.name!r} has concurrency {stage.concurrency} and buffer "
@@ -358,43 +394,3 @@ class Pipeline:
             raise PipelineError(
                 f"{method} cannot follow to(...); call it before, or do it in the step"
             )
-
-    def _plan(self, end_epoch: int | None) -> Plan:
-        if self.groups is not None:
-            return PackedPlan(
-                self.order,
-                self.groups,
-                batch_size=self.batch_size,
-                drop_last=self.drop_last,
-                chunk_samples=self._chunk_samples(),
-                end_epoch=end_epoch,
-            )
-        return SamplePlan(
-            order=self.order,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            chunk_samples=self._chunk_samples(),
-            end_epoch=end_epoch,
-        )
-
-    def _chunk_samples(self) -> int:
-        most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
-        if self.groups is not None:
-            return min(max(1, _CHUNK_TOKENS // self.groups.packing.sequence_length), most)
-        return min(samples_in(_CHUNK_BYTES, self.source), most)
-
-    def _num_ahead(self) -> int:
-        given = 0 if self.num_workers else self.read_ahead_bytes
-        return given if given is not None else self.toolkit.default_read_ahead(self.source)
-
-    def _delivery(self) -> Delivery:
-        return self.toolkit.delivery(self.device or "cpu", is_shared=self.num_workers > 0)
-
-    def _started_workers(self) -> Workers:
-        return self.toolkit.workers(
-            self.source,
-            [stage for stage in self.stages if stage.takes == "samples"],
-            store=self.store,
-            num_workers=self.num_workers,
-            seed=self.order.sequence.seed,
-        )

@@ -30,8 +30,14 @@ class Progress:
         """All of this rank's samples before it were delivered."""
         self._ahead: dict[int, int] = {}
         """Stretches behind `_num_done` that were, too: first to last."""
-        self.cursor = cursor
+        self._cursor: Cursor | None = cursor
+
+    @property
+    def cursor(self) -> Cursor:
         """Where the samples come from that are the next in order."""
+        if self._cursor is None:  # asked for less often than batches come
+            self._cursor = self._plan.after(self._entry, self._num_done)
+        return self._cursor
 
     @property
     def num_batches_ahead(self) -> int:
@@ -45,7 +51,7 @@ class Progress:
         self._ahead[first] = last
         while self._num_done in self._ahead:
             self._num_done = self._ahead.pop(self._num_done)
-        self.cursor = self._plan.after(self._entry, self._num_done)
+        self._cursor = None
 
     def state(self) -> dict[str, Any]:
         """Plain values: a place, or where batches may overtake each other on one of several

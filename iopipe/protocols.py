@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +140,48 @@ class Ragged:
         return (self[row] for row in range(len(self)))
 
 
+class NumberKeys(Sequence[str]):
+    """The keys of samples that have none of their own: their numbers.  Strings are made when
+    somebody looks, which for millions of rows a second nobody should have to pay for."""
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, ids: Int64Array) -> None:
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> NumberKeys: ...
+
+    def __getitem__(self, place: int | slice) -> str | NumberKeys:
+        found = self._ids[place]
+        return NumberKeys(found) if isinstance(place, slice) else str(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self._ids.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def joined_keys(parts: Sequence[Sequence[str]]) -> Sequence[str]:
+    """The keys of all parts, in their order."""
+    numbers = [part._ids for part in parts if isinstance(part, NumberKeys)]
+    if len(numbers) == len(parts):
+        return NumberKeys(np.concatenate([np.empty(0, np.int64), *numbers]))
+    return [key for part in parts for key in part]
+
+
 Column: TypeAlias = npt.NDArray[Any] | Ragged | list[Any]
 """An array whose first dimension is the row, a ragged column, or a list with one Python
 object a row (views into mapped shards, text, parsed JSON)."""
@@ -155,7 +197,7 @@ class Samples:
 
     ids: Int64Array
     """[n]: positions in the source; with seed and epoch they key every random draw."""
-    keys: list[str]
+    keys: Sequence[str]
     """[n]: the names that the dataset gives its samples."""
     columns: dict[str, Column]
     """Each with n rows."""
@@ -194,7 +236,7 @@ class Samples:
             valid=None if self.valid is None else self.valid[list(rows)],
         )
 
-    def made(self, columns: dict[str, Column], *, keys: list[str] | None = None) -> Samples:
+    def made(self, columns: dict[str, Column], *, keys: Sequence[str] | None = None) -> Samples:
         """The same samples with other columns, as a stage hands them on; they are not written
         into the slot again."""
         return Samples(
@@ -276,6 +318,17 @@ class Source(Protocol):
         ...
 
 
+class Filling(Protocol):
+    """A source that can read straight into the slot of a batch."""
+
+    @property
+    def fills(self) -> bool: ...
+
+    def fill(self, wanted: Samples, store: Store) -> Samples:
+        """What `samples` gives for `wanted.ids`, in memory that `wanted.empty` gave."""
+        ...
+
+
 # ---- batches -------------------------------------------------------------------------
 
 Event: TypeAlias = Any
@@ -326,7 +379,7 @@ class Batch:
     """What a run hands over: `columns` goes to the user, the rest is for the engine."""
 
     columns: dict[str, Any]
-    """Tensors [b, ...], lists [b] of what is no number, and `__key__`, a list of str."""
+    """Tensors [b, ...], lists [b] of what is no number, and `__key__`, a sequence of str."""
     num_samples: int
     ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """[b]: positions in the source, less those that only fill up the batch."""

@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
-from iopipe.errors import PipelineError, StateError
+from iopipe.errors import DataError, PipelineError, StateError
 from iopipe.faults import Faults
 from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.loader_model import model_of_run
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
+from iopipe.meter.spans import Span
 from iopipe.order import Cursor
+from iopipe.parts import Part, parts_of
 from iopipe.plan import Plan, Task
 from iopipe.progress import Progress, place_of, state_of
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Samples, Source, Store
@@ -48,6 +51,8 @@ class RunSpec:
     """Whether a run closes the store that it got from `open_store`."""
     delivery: Callable[[], Delivery] | None
     """None where samples are delivered, not batches."""
+    batch_size: int | None
+    """Batches that come together are taken apart to this size."""
     policy: ErrorPolicy
     max_errors: int
     window: int | None
@@ -56,6 +61,8 @@ class RunSpec:
     """Puts a store over the run's own that reads what is to come."""
     ledger: str | os.PathLike[str] | None
     """The folder where what is delivered is logged."""
+    near: Callable[[], AbstractContextManager[None]] | None
+    """Threads that are started within keep near the device; None: they may run anywhere."""
 
 
 class Run:
@@ -77,6 +84,8 @@ class Run:
         self._pass: _Pass | None = None
         self._ledger: LedgerWriter | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
+        self._parts: Iterator[Part] = iter(())
+        """Of a parcel of several batches, those that are to come."""
         self._finished = False
         self._closed = False
 
@@ -140,6 +149,7 @@ class Run:
         """Stop threads, close the store; idempotent.  A closed run cannot go on."""
         self._closed = True
         self._rows = iter(())
+        self._parts = iter(())
         if self._ledger is not None:
             self._ledger.close()
         if self._pass is not None:
@@ -195,6 +205,8 @@ class Run:
             raise StopIteration
         current = self._started()
         self._meter.enter()
+        if (part := self._next_part()) is not None:
+            return self._hand_over_part(part, ())
         item = self._next_of_epoch(current.engine)
         if item is None:
             self._finish()
@@ -213,21 +225,32 @@ class Run:
                 self._ledger = self._begun_ledger(self._spec.ledger)
             self._pass = _Pass(self._spec, self._delivery, cursor, self._quarantined)
             weakref.finalize(self, self._pass.close)
-            self._pass.engine.start()
+            with self._spec.near() if self._spec.near else nullcontext():
+                self._pass.engine.start()
         return self._pass
 
     def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:
         if isinstance(item, Parcel):
-            batch = item.batch
-            self._meter.handoff(spans=item.spans, ready=batch.ready, num_samples=batch.num_samples)
-            batch.handed_over()
-            task = item.task
-            first, last = task.first - task.row, task.first + len(task.ids)
-            self._delivered(task, first, last, batch.ids, item.planned)
-            return batch.columns
+            self._parts = parts_of(item, self._spec.batch_size)
+            part = self._next_part()
+            assert part is not None
+            return self._hand_over_part(part, item.spans)
         self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
         self._rows = self._row_by_row(item.task, item.samples)
         return {}
+
+    def _next_part(self) -> Part | None:
+        try:
+            return next(self._parts, None)
+        except DataError:
+            self.close()
+            raise
+
+    def _hand_over_part(self, part: Part, spans: Sequence[Span]) -> dict[str, Any]:
+        self._meter.handoff(spans=spans, ready=part.ready, num_samples=len(part.ids))
+        part.handed_over()
+        self._delivered(part.task, part.first, part.last, part.ids, part.planned)
+        return part.columns
 
     def _row_by_row(self, task: Task, samples: Samples) -> Iterator[dict[str, Any]]:
         places = {int(sample): place for place, sample in enumerate(task.ids)}

@@ -7,6 +7,7 @@ spec holds no thread, no buffer and no open file.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -77,6 +78,40 @@ class ImageOptions:
     """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextToken:
+    """What a language model takes, made of windows of tokens where the batch is delivered."""
+
+    end_token: int | None = None
+    """The token that ends a document and belongs to it: its label is `ignore_index`, and the
+    batch says where documents lie.  None: a window is text without end."""
+    ignore_index: int = -100
+    resident: bool = False
+    """Whether all tokens stay in the device's memory, where windows are taken from; else each
+    batch's windows are sent there."""
+
+
+Numa: TypeAlias = Literal["auto"]
+
+Route: TypeAlias = Literal["slots", "direct", "auto"]
+"""How bytes come to a device: through page-locked slots of the host, or read into the device's
+memory by kvikio; 'auto' measures which is faster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryOptions:
+    """Where batches are brought, and how."""
+
+    device: str
+    is_shared: bool = False
+    """Worker processes write into the slots."""
+    is_direct: bool = False
+    """Batches are read into the device's memory."""
+    numa: Numa | None = None
+    """'auto': slots lie in the memory nearest to the device, and threads on its CPUs."""
+    next_token: NextToken | None = None
+
+
 class Delivery(Protocol):
     """Makes batches out of chunks and brings them where the training step runs.
 
@@ -86,6 +121,10 @@ class Delivery(Protocol):
 
     @property
     def events(self) -> Events: ...
+
+    def reader(self, source: Source, store: Store) -> Callable[[Samples], Samples] | None:
+        """What reads samples straight to where they are delivered; None: read them as any."""
+        ...
 
     def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Allocate:
         """Room for a chunk that begins at `row` of a batch of `num_rows`.  What it gives may
@@ -144,8 +183,24 @@ class Toolkit(Protocol):
 
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...
 
-    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
-        """`is_shared`: workers write into its slots."""
+    def delivery(self, options: DeliveryOptions, source: Source) -> Delivery: ...
+
+    def open_device_store(self, source: Source) -> Store:
+        """One whose `submit_to_device` reads into the device's memory; the run closes it."""
+        ...
+
+    def decide(
+        self, source: Source, device: str, tasks: Sequence[Sequence[int]]
+    ) -> tuple[Route, str]:
+        """'slots' or 'direct' for tasks of such samples, by measurement, and why."""
+        ...
+
+    def near(self, device: str) -> AbstractContextManager[None]:
+        """Threads that are started within keep near `device`."""
+        ...
+
+    def starts(self, source: Source) -> Source:
+        """The windows of `source` by where they begin, for a device that has their tokens."""
         ...
 
     def workers(
@@ -156,9 +211,10 @@ class Toolkit(Protocol):
         store: Store | None,
         num_workers: int,
         seed: int,
+        near: str | None,
     ) -> Workers:
         """Processes that read `source`, each through a store of its own or a copy of `store`,
-        and apply `stages`."""
+        and apply `stages`; on the CPUs and memory nearest to the device `near`."""
         ...
 
     def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:

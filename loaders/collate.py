@@ -17,7 +17,15 @@ import torch
 from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.arena import Place, aligned
 from iopipe.loaders.padding import RowsToPad, padded
-from iopipe.protocols import Column, Int64Array, Ragged, Samples
+from iopipe.parts import NOTHING_LEFT
+from iopipe.protocols import (
+    Column,
+    Int64Array,
+    NumberKeys,
+    Ragged,
+    Samples,
+    joined_keys,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Packed:
 
     pieces: Mapping[str, Sequence[npt.NDArray[Any]]]
     """By column; the pieces follow each other along the first dimension."""
-    lists: Mapping[str, list[Any]]
+    lists: Mapping[str, Sequence[Any]]
     layout: Mapping[str, Place]
     num_bytes: int
 
@@ -48,9 +56,9 @@ def pack(chunks: Sequence[Samples], places: Mapping[str, Place] | None = None) -
     have a place in the batch's arena there."""
     filled = [chunk for chunk in chunks if len(chunk)]
     if not filled:
-        raise DataError("every sample of a batch was left out; the dataset is damaged there")
+        raise DataError(NOTHING_LEFT)
     columns = {name: [as_column(chunk, name) for chunk in filled] for name in filled[0].columns}
-    keys = [key for chunk in filled for key in chunk.keys]
+    keys = joined_keys([chunk.keys for chunk in filled])
     valid = [chunk.valid for chunk in filled if chunk.valid is not None]
     mask = {"__valid__": valid} if valid else {}
     return _laid_out({"__key__": [keys], **mask, **_filled_up(columns)}, places or {})
@@ -89,12 +97,13 @@ def views(payload: torch.Tensor, layout: Mapping[str, Place]) -> dict[str, torch
 
 def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place]) -> Packed:
     pieces: dict[str, Sequence[npt.NDArray[Any]]] = {}
-    lists: dict[str, list[Any]] = {}
+    lists: dict[str, Sequence[Any]] = {}
     layout: dict[str, Place] = {}
     end = max((place.offset + place.num_bytes for place in places.values()), default=0)
     for name, parts in columns.items():
         if not all(isinstance(part, np.ndarray) for part in parts):
-            lists[name] = [item for part in parts for item in part]
+            is_whole = len(parts) == 1 and isinstance(parts[0], NumberKeys)
+            lists[name] = parts[0] if is_whole else [item for part in parts for item in part]
             continue
         pieces[name] = parts
         shape, dtype = _common(name, parts)
@@ -140,10 +149,10 @@ def _stacked(name: str, rows: list[Any]) -> npt.NDArray[Any] | list[Any]:
     return [bytes(row) if isinstance(row, memoryview) else row for row in rows]
 
 
-def _as_array(value: Any) -> npt.NDArray[Any] | list[Any]:
+def _as_array(value: Any) -> npt.NDArray[Any] | Sequence[Any]:
     if isinstance(value, torch.Tensor):
         value = value.detach().contiguous().numpy()
-    return value if isinstance(value, np.ndarray) else list(value)
+    return value if isinstance(value, np.ndarray | NumberKeys) else list(value)
 
 
 def _uneven(name: str, shapes: Sequence[tuple[int, ...]]) -> str:

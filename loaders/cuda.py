@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.pinned import lock_failure
+from iopipe.loaders.shared import private_slot
 from iopipe.meter.events import CudaEvents
 from iopipe.protocols import Event, Events
 
@@ -19,7 +21,9 @@ from iopipe.protocols import Event, Events
 class CudaLink:
     """One device and one copy stream; `send` is for one thread."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, node: int | None = None) -> None:
+        """`node` is where the host's slots should lie; None: wherever the kernel puts them."""
+        self.node = node
         if not torch.cuda.is_available():
             raise PipelineError(
                 f"device {device!r} needs CUDA, which torch does not see here; use 'cpu'"
@@ -40,17 +44,14 @@ class CudaLink:
 
     def allocate_host(self, num_bytes: int) -> torch.Tensor:
         """Page-locked memory: only from there does a copy run beside the host."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return private_slot(num_bytes, pinning=self, node=self.node).buffer
 
     def pin(self, address: int, num_bytes: int) -> None:
         """Page-lock memory that is mapped already."""
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         code = runtime.cudaHostRegister(address, num_bytes, 0)
         if int(code):
-            raise PipelineError(
-                f"CUDA could not page-lock {num_bytes} bytes ({code}): raise the container's "
-                "memory limit and `ulimit -l`, or use a smaller batch"
-            )
+            raise lock_failure(num_bytes, code)
 
     def unpin(self, address: int) -> None:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
@@ -65,6 +66,12 @@ class CudaLink:
             if after is not None:
                 self._stream.wait_event(after)
             target.copy_(source, non_blocking=True)
+            return self._stream.record_event()
+
+    def follow(self, work: Callable[[], None]) -> Event:
+        """Let `work` enqueue what comes after the copies so far; the event of its end."""
+        with torch.cuda.stream(self._stream):
+            work()
             return self._stream.record_event()
 
     def end_of_use(self) -> Callable[[], Event]:

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
-from iopipe.loaders.arena import Arena, Layout, Room
+from iopipe.loaders.arena import Arena, Layout, Place, Room
 from iopipe.loaders.collate import Packed, delivered_ids, pack, pack_columns, views
 from iopipe.loaders.shared import shared_slot
 from iopipe.loaders.slots import Ring, Slot
 from iopipe.meter.events import HostEvents
-from iopipe.protocols import Batch, Event, Events, Samples
+from iopipe.protocols import Batch, Event, Events, Samples, Source, Store
 
 _NUM_SLOTS = 4
 """Of each kind: one being written, one being copied or queued, two with the consumer."""
@@ -41,7 +41,23 @@ class Link(Protocol):
 
     def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event: ...
 
+    def follow(self, work: Callable[[], None]) -> Event: ...
+
     def end_of_use(self) -> Callable[[], Event]: ...
+
+
+class Finish(Protocol):
+    """Makes columns out of what was delivered, behind the copy."""
+
+    def places(self, layout: Mapping[str, Place], end: int) -> tuple[dict[str, Place], int]: ...
+
+    def prepare(self, link: Link) -> None: ...
+
+    def make(self, columns: Mapping[str, torch.Tensor]) -> None: ...
+
+    def on_host(self, columns: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def result(self, columns: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 class SlotDelivery:
@@ -52,13 +68,18 @@ class SlotDelivery:
     handed over.
     """
 
-    def __init__(self, link: Link | None, *, is_shared: bool = False) -> None:
+    def __init__(
+        self, link: Link | None, *, is_shared: bool = False, finish: Finish | None = None
+    ) -> None:
         """With `is_shared` worker processes can write into the host slots."""
         self._link = link
+        self._finish = finish
         self._events: Events = HostEvents() if link is None else link.events
         self._host = Ring(_host_slots(link, is_shared), num_slots=_NUM_SLOTS, events=self._events)
         self._lock = threading.Lock()
         self._taking = threading.Lock()
+        self._last: Event | None = None
+        """The end of all that was enqueued so far."""
         self._arenas: dict[Hashable, Arena] = {}
         self._known: Layout = {}
         self._typical_bytes = 1
@@ -77,6 +98,9 @@ class SlotDelivery:
     @property
     def events(self) -> Events:
         return self._events
+
+    def reader(self, source: Source, store: Store) -> None:
+        """Samples are read to the host, as any."""
 
     def reserve(self, batch: Hashable, *, row: int, num_rows: int) -> Room:
         with self._lock:
@@ -112,23 +136,42 @@ class SlotDelivery:
 
     def transfer(self, batch: Batch) -> Batch:
         if self._link is None or self._device is None or not batch.layout:
-            return batch
+            return batch if self._finish is None else self._finished_on_host(batch)
         host: _HostPayload = batch.payload
-        slot = self._device.take(host.flat.numel())
-        target = slot.buffer[: host.flat.numel()]
-        ready = self._link.send(target, host.flat, slot.event)
-        host.slot.event = ready
-        use = _DeviceUse(self._link, self._device, ready)
-        flat = self._device.lend(slot, host.flat.numel(), use.end)
+        layout, num_bytes = batch.layout, host.flat.numel()
+        if self._finish is not None:
+            self._finish.prepare(self._link)
+            made, num_bytes = self._finish.places(batch.layout, num_bytes)
+            layout = {**batch.layout, **made}
+        slot = self._device.take(num_bytes)
+        use = DeviceUse(self._link, self._device)
+        flat = self._device.lend(slot, num_bytes, use.end)
+        sent = self._link.send(flat[: host.flat.numel()], host.flat, slot.event)
+        host.slot.event = use.ready = self._last = sent
+        columns = {**batch.columns, **views(flat, layout)}
+        if self._finish is not None:
+            use.ready = self._last = self._link.follow(
+                partial(self._finish.make, views(flat, layout))
+            )
+            columns = self._finish.result(columns)
         return replace(
             batch,
-            columns={**batch.columns, **views(flat, batch.layout)},
+            columns=columns,
             payload=None,
-            ready=ready,
+            ready=use.ready,
             handed_over=use.handed_over,
         )
 
+    def _finished_on_host(self, batch: Batch) -> Batch:
+        assert self._finish is not None
+        if not batch.layout:
+            return batch
+        return replace(batch, columns=self._finish.on_host(batch.columns), layout={}, payload=None)
+
     def close(self) -> None:
+        if self._last is not None:  # copies that nobody took need their memory until they end
+            self._events.synchronize(self._last)
+            self._last = None
         self._arenas.clear()
         self._host.clear()
         if self._device is not None:
@@ -158,13 +201,15 @@ class _HostPayload:
     flat: torch.Tensor
 
 
-class _DeviceUse:
+class DeviceUse:
     """The use of one device slot, from its copy to the last of it on the consumer's stream."""
 
-    def __init__(self, link: Link, ring: Ring, ready: Event) -> None:
+    def __init__(self, link: Link, ring: Ring) -> None:
         self._link = link
         self._ring = ring
-        self._end_of_use: Callable[[], Event] = lambda: ready
+        self.ready: Event = None
+        """The end of what was enqueued to fill it."""
+        self._end_of_use: Callable[[], Event] = lambda: self.ready
 
     def handed_over(self) -> None:
         self._ring.settle()  # now, before the next step's work is added to the stream
@@ -176,7 +221,7 @@ class _DeviceUse:
 
 def _host_slots(link: Link | None, is_shared: bool) -> Callable[[int], Slot]:
     if is_shared:
-        return partial(shared_slot, pinning=link)
+        return partial(shared_slot, pinning=link, node=getattr(link, "node", None))
     if link is None:
         return lambda num_bytes: Slot(torch.empty(num_bytes, dtype=torch.uint8))
     return lambda num_bytes: Slot(link.allocate_host(num_bytes))

@@ -6,28 +6,35 @@ protocol only.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.crossover import decide
 from iopipe.loaders.cuda import CudaLink
 from iopipe.loaders.decode import make_decoder
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.direct import DirectDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
+from iopipe.loaders.workers.nearby import Numa, binding_for, memory_node, threads_near
 from iopipe.loaders.workers.pool import WorkerPool
 from iopipe.loaders.workers.program import Program
 from iopipe.order import Order, Stored
 from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
-from iopipe.readers import open_source
+from iopipe.readers import OpenOptions, open_source
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions, Stage, Workers
-from iopipe.storage import open_store
+from iopipe.readers.tokens import TokenSource
+from iopipe.readers.window_starts import WindowStarts
+from iopipe.stages import Delivery, DeliveryOptions, ImageOptions, Route, Stage, Workers
+from iopipe.storage import MappedStore, open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
 
@@ -38,6 +45,7 @@ def read(
     source: str | os.PathLike[str] | list[str] | tuple[str, ...] | Source,
     *,
     columns: Sequence[str] | None = None,
+    window: int | None = None,
     store: Store | None = None,
     on_error: ErrorPolicy = "raise",
     max_errors: int = 100,
@@ -45,16 +53,22 @@ def read(
     """A pipeline over the samples of `source`: paths as `open_source` takes them, or a
     Source that is open already.
 
-    `columns` names the fields to read, by default all.  `on_error` says what happens to a
+    `columns` names the fields to read, by default all.  `window` is for token files: a sample
+    is so many tokens in a row (see `OpenOptions` for others).  `on_error` says what happens to a
     damaged sample: 'raise' ends the run; 'skip' leaves it out, and its batch is shorter;
     'quarantine' also remembers it in the state, so that it is not tried again.  More than
     `max_errors` of them end the run all the same.  Samples come as stored, one rank, until
     `shuffle` and `split` say otherwise.
     """
     if isinstance(source, str | os.PathLike | list | tuple):
-        source = open_source(source, columns=columns, store=store, on_error=on_error)
-    elif columns is not None:
-        raise PipelineError("columns are chosen when a source is opened; pass them to open_source")
+        options = OpenOptions(window=window)
+        source = open_source(
+            source, columns=columns, store=store, on_error=on_error, options=options
+        )
+    elif columns is not None or window is not None:
+        raise PipelineError(
+            "columns and window are chosen when a source is opened; pass them to open_source"
+        )
     return Pipeline(
         source=source,
         toolkit=_Loaders(),
@@ -69,6 +83,8 @@ class _Loaders:
     """The real toolkit."""
 
     def open_store(self, source: Source) -> Store:
+        if getattr(source, "fills", False) and _fits_in_memory(source.shards):
+            return MappedStore()
         return _opened(source.shards)
 
     def workers(
@@ -79,10 +95,13 @@ class _Loaders:
         store: Store | None,
         num_workers: int,
         seed: int,
+        near: str | None,
     ) -> Workers:
         opened = partial(_opened, source.shards) if store is None else partial(_copy_of, store)
         program = Program(source=source, open_store=opened, stages=tuple(stages), seed=seed)
-        return WorkerPool(program, num_workers=num_workers)
+        numa: Numa | None = None if near is None else "auto"
+        binding = binding_for(numa, device=near, num_workers=num_workers)
+        return WorkerPool(program, num_workers=num_workers, binding=binding)
 
     def read_ahead(
         self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
@@ -104,12 +123,48 @@ class _Loaders:
     def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
         return add_cu_seqlens(columns)
 
-    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
+    def delivery(self, options: DeliveryOptions, source: Source) -> Delivery:
+        device, tokens = options.device, options.next_token
+        if device != "cpu" and device.split(":")[0] != "cuda":
+            raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+        finish = None
+        if tokens is not None:
+            from iopipe.loaders.next_token import NextTokenStep
+
+            finish = NextTokenStep(tokens, _windows(source), partial(self.open_store, source))
         if device == "cpu":
-            return SlotDelivery(None, is_shared=is_shared)
-        if device.split(":")[0] == "cuda":
-            return SlotDelivery(CudaLink(device), is_shared=is_shared)
-        raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+            if options.is_direct or (tokens is not None and tokens.resident):
+                raise PipelineError("path='direct' and resident=True are for GPUs: add to('cuda')")
+            return SlotDelivery(None, is_shared=options.is_shared, finish=finish)
+        link = self.link(device, near=options.numa is not None)
+        if options.is_direct:
+            return DirectDelivery(link, finish=finish)
+        return SlotDelivery(link, is_shared=options.is_shared, finish=finish)
+
+    def link(self, device: str, *, near: bool = False) -> CudaLink:
+        return CudaLink(device, node=memory_node(device) if near else None)
+
+    def open_device_store(self, source: Source) -> Store:
+        if not source.shards or any(map(_is_elsewhere, source.shards)):
+            raise PipelineError("path='direct' reads local files; use path='slots' for others")
+        return open_store(source.shards[0], prefer="gds")
+
+    def decide(
+        self, source: Source, device: str, tasks: Sequence[Sequence[int]]
+    ) -> tuple[Route, str]:
+        return decide(self, source, device, tasks)
+
+    def near(self, device: str) -> AbstractContextManager[None]:
+        return threads_near(device)
+
+    def starts(self, source: Source) -> Source:
+        return WindowStarts(_windows(source))
+
+
+def _windows(source: Source) -> TokenSource:
+    if not isinstance(source, TokenSource):
+        raise PipelineError("next_token works on one set of token files: read(..., window=n)")
+    return source
 
 
 def _opened(shards: Sequence[str]) -> Store:
@@ -117,6 +172,20 @@ def _opened(shards: Sequence[str]) -> Store:
     if len(places) < 2:
         return open_store(shards[0] if shards else "")
     return RoutedStore({place: open_store(shard) for place, shard in places.items()})
+
+
+def _fits_in_memory(shards: Sequence[str]) -> bool:
+    """Whether local files may be mapped, so that rows are copied once, out of the page cache:
+    files that it cannot hold are read by threads, which wait for a disk together."""
+    if not shards or any(map(_is_elsewhere, shards)):
+        return False
+    with contextlib.closing(MappedStore()) as store:
+        num_bytes = sum(map(store.size, shards))
+    return num_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _is_elsewhere(path: str) -> bool:
+    return place_of(path).partition("://")[0] != "file"
 
 
 def _copy_of(store: Store) -> Store:

@@ -1,7 +1,7 @@
-"""Slots that other processes can write into.
+"""The memory of slots, for this process or for others that write into it too.
 
-Stands under the slots where samples are made by worker processes.  Invariant: the memory has no
-name, and is gone with the last process that maps it, however it ended.
+Stands under the slots.  Invariant: the memory has no name, and is gone with the last process
+that maps it, however it ended.
 """
 
 from __future__ import annotations
@@ -9,23 +9,17 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.pinned import Pinning, advise_and_place, advise_huge, check_lockable
 from iopipe.loaders.slots import Slot
-from iopipe.loaders.workers.mapping import map_shared
+from iopipe.loaders.workers.mapping import map_private, map_shared
 
 _numbers = itertools.count()
-
-
-class Pinning(Protocol):
-    """Page-locks memory that is there already."""
-
-    def pin(self, address: int, num_bytes: int) -> None: ...
-
-    def unpin(self, address: int) -> None: ...
 
 
 class SharedFile:
@@ -46,11 +40,26 @@ class SharedFile:
             ) from error
 
 
-def shared_slot(num_bytes: int, *, pinning: Pinning | None) -> Slot:
-    """A slot in a file of its own; page-locked where there is a device to copy it to."""
+def shared_slot(num_bytes: int, *, pinning: Pinning | None, node: int | None = None) -> Slot:
+    """A slot in a file of its own; where there is a device to copy it to page-locked, and in
+    memory of `node`."""
     file = SharedFile(num_bytes)
-    unpin = None if pinning is None else pinning.unpin
-    memory = map_shared(file.fd, num_bytes, before_unmap=unpin)
-    if pinning is not None:
-        pinning.pin(int(memory.ctypes.data), num_bytes)
+    memory = map_shared(file.fd, num_bytes, before_unmap=None if pinning is None else pinning.unpin)
+    _prepare(memory, pinning, node)
     return Slot(torch.from_numpy(memory), file)
+
+
+def private_slot(num_bytes: int, *, pinning: Pinning, node: int | None = None) -> Slot:
+    """The same in memory of this process alone."""
+    memory = map_private(num_bytes, before_unmap=pinning.unpin)
+    _prepare(memory, pinning, node)
+    return Slot(torch.from_numpy(memory))
+
+
+def _prepare(memory: npt.NDArray[np.uint8], pinning: Pinning | None, node: int | None) -> None:
+    if pinning is None:
+        advise_huge(memory)
+        return
+    check_lockable(memory.nbytes)
+    advise_and_place(memory, node)
+    pinning.pin(int(memory.ctypes.data), memory.nbytes)

@@ -20,12 +20,31 @@ import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError, PipelineError
-from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
-from iopipe.readers.arrow_columns import ArrowColumn, Span, column_of, join, null_rows
+from iopipe.protocols import (
+    ByteRange,
+    Column,
+    Int64Array,
+    Location,
+    NumberKeys,
+    Samples,
+    Source,
+    Store,
+)
+from iopipe.readers.arrow_columns import (
+    ArrowColumn,
+    NumbersColumn,
+    Span,
+    column_of,
+    join,
+    null_rows,
+    row_layout,
+)
 from iopipe.readers.arrow_encoder import arrow_encoder
 from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, check_footer, frames
 from iopipe.readers.formats import Format, OpenOptions
+from iopipe.readers.gather import take_rows
 from iopipe.readers.rows import Rows
+from iopipe.readers.spans import RowSpans
 
 KEY = "__key__"
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
@@ -49,11 +68,18 @@ class Batch:
 
     def take(self, name: str, rows: Int64Array, places: Int64Array) -> Column:
         """These rows of a column; a null is a `DataError` with the place of its row."""
-        column, is_null = self._opened(name)
+        self.check(name, rows, places)
+        return self.column(name).take(rows)
+
+    def has_nulls(self, name: str) -> bool:
+        return self._opened(name)[1] is not None
+
+    def check(self, name: str, rows: Int64Array, places: Int64Array) -> None:
+        """A `DataError` where one of these rows is null."""
+        _, is_null = self._opened(name)
         if is_null is not None and is_null[rows].any():
             place = int(places[np.argmax(is_null[rows])])
             raise DataError(f"field {name!r} is null", row=place)
-        return column.take(rows)
 
     def _opened(self, name: str) -> tuple[ArrowColumn, Any]:
         found = self._columns.get(name)
@@ -113,6 +139,9 @@ class ArrowSource:
         self._rows = Rows([self._files[f].frames[n].num_rows for f, n in self._places])
         self.digest = self._identity()
         self._kept = _Kept()
+        is_packed = any(frame.is_packed for file in self._files for frame in file.frames)
+        self.fills = not is_packed and all(row_layout(field.type) for field in self.schema)
+        """Whether every column is numbers of one shape that lie in the files as they are."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -143,7 +172,81 @@ class ArrowSource:
         columns = {name: self._column(name, wanted) for name in self.columns}
         return Samples(ids=wanted, keys=self._keys(wanted), columns=columns)
 
+    def fill(self, wanted: Samples, store: Store) -> Samples:
+        """The rows `wanted`, copied from the mapped files into the memory that it has for them."""
+        columns: dict[str, Column] = {}
+        for spans in self.row_spans(wanted.ids):
+            rows = columns[spans.name] = wanted.empty(spans.name, spans.row_shape, spans.dtype)
+            take_rows([file.memory for file in self._files], self.shards, spans, rows)
+        return wanted.made(columns, keys=self.keys(wanted.ids))
+
+    def keys(self, ids: Int64Array) -> Sequence[str]:
+        if KEY in self._file_schema.names:
+            return self._keys(ids)
+        return NumberKeys(ids)
+
+    def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
+        """Where the rows of every column lie in the files.
+
+        A row with a null is a `DataError`; a column that is no numbers of one shape, or is
+        compressed, a `PipelineError`.
+        """
+        stretches = self._rows.stretches(np.asarray(ids, np.int64))
+        return [self._row_spans(name, *stretches) for name in self.columns]
+
     # ---- inside ----------------------------------------------------------------------
+
+    def _row_spans(
+        self,
+        name: str,
+        batches: Int64Array,
+        rows: Int64Array,
+        firsts: Int64Array,
+        counts: Int64Array,
+    ) -> RowSpans:
+        layout = row_layout(self.schema.field(name).type)
+        if layout is None:
+            raise PipelineError(
+                f"column {name!r} is {self.schema.field(name).type}, whose rows are no numbers of "
+                "one shape: choose others with columns=, or use path='slots'"
+            )
+        row_shape, dtype = layout
+        width = int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize
+        known = np.unique(batches)
+        starts = np.array([self._start(batch, name) for batch in known.tolist()], np.int64)
+        for batch in known.tolist():
+            if self._batch(batch).has_nulls(name):
+                here = np.flatnonzero(batches == batch)
+                self._check(batch, name, rows[here], firsts[here], counts[here])
+        return RowSpans(
+            name=name,
+            dtype=dtype,
+            row_shape=row_shape,
+            shards=np.array([file for file, _ in self._places], np.int64)[batches],
+            offsets=starts[np.searchsorted(known, batches)] + rows * width,
+            firsts=firsts,
+            counts=counts,
+        )
+
+    def _check(
+        self, batch: int, name: str, rows: Int64Array, firsts: Int64Array, counts: Int64Array
+    ) -> None:
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        every = np.repeat(rows, counts) + within
+        self._batch(batch).check(name, every, np.repeat(firsts, counts) + within)
+
+    def _start(self, batch: int, name: str) -> int:
+        """Where in its file the first row of a column of numbers lies."""
+        file = self._files[self._places[batch][0]]
+        column = self._batch(batch).column(name)
+        if isinstance(column, NumbersColumn):
+            address = int(column.values.ctypes.data) - file.memory.address
+            if 0 <= address <= file.memory.size - column.values.nbytes:
+                return address
+        raise PipelineError(
+            f"column {name!r} does not lie in {file.path!r} as it is: write the file without "
+            "compression, or use path='slots'"
+        )
 
     def _column(self, name: str, ids: Int64Array) -> Column:
         batches, rows = self._rows.place(ids)

@@ -124,6 +124,18 @@ def column_of(array: Any) -> ArrowColumn:
     return ObjectsColumn(array)
 
 
+def row_layout(kind: Any) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Shape and type of a row of numbers as they lie in a buffer; None for other types."""
+    shape: tuple[int, ...] = ()
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if kind.permutation not in (None, [*range(len(kind.shape))]):
+            return None
+        shape, kind = tuple(kind.shape), kind.value_type
+    elif pa.types.is_fixed_size_list(kind):
+        shape, kind = (kind.list_size,), kind.value_type
+    return (shape, np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else None
+
+
 def null_rows(array: Any) -> npt.NDArray[np.bool_] | None:
     """bool [n]: which rows are null; None where none is."""
     if pa.types.is_dictionary(array.type) and array.dictionary.null_count:

@@ -50,7 +50,10 @@ class OpenOptions:
     eos_token: int | None = None
     """tokens: the token that ends a document of a flat file; a sample is a document."""
     window: int | None = None
-    """tokens: a sample is so many tokens of a flat file in a row."""
+    """tokens: a sample is so many tokens of a file in a row."""
+    stride: int | None = None
+    """tokens: from the beginning of a window to that of the next; None: `window`.  With
+    `window` - 1 every token but the first is predicted once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

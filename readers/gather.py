@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iopipe.errors import DataError
 from iopipe.protocols import ByteRange, Column, Int64Array, Ragged, ReadRequest, Store
+from iopipe.readers.spans import RowSpans
 from iopipe.storage.coalesce import join_ranges
 
 _MAX_FIELD_GAP_BYTES = 1 << 16
 """Fields of one sample further apart than this are read apart; bytes between nearer ones
 are read along, which costs less than another read."""
 _MAX_SAMPLE_GAP_BYTES = 1 << 12
+_MIN_RUN_ROWS = 8
+"""Rows that follow each other are copied together from here on."""
+_CUT = (
+    "its bytes could not all be read; the shard became shorter since it was indexed: open the "
+    "dataset again"
+)
 _MAX_JOINED_BYTES = 1 << 19
 """Samples are joined up to here; longer reads gain nothing and are harder to share out."""
 
@@ -138,6 +146,69 @@ def _shown(
     ]
 
 
+def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDArray[Any]) -> None:
+    """Read the rows of one column into `rows` [n, ...], contiguous: taken from the shards where
+    the store shows them, else one read a stretch.
+
+    A shard that ends before a row does is a `DataError` with the first such row.
+    """
+    if len(rows) and store.view(paths[int(spans.shards[0])]) is not None:
+        named = set(spans.shards.tolist())
+        shown = [store.view(path) if n in named else b"" for n, path in enumerate(paths)]
+        take_rows([view or b"" for view in shown], paths, spans, rows)
+        return
+    target = rows.reshape(len(rows), -1).view(np.uint8)
+    runs = spans.runs()
+    requests = [
+        ReadRequest(paths[shard], offset, target[first : first + count].reshape(-1).data)
+        for shard, offset, first, count in runs
+    ]
+    counts = store.submit(requests).wait()
+    for (shard, offset, first, count), num_read in zip(runs, counts, strict=True):
+        if num_read < count * spans.row_bytes:
+            row = first + num_read // spans.row_bytes
+            raise _short(row, paths[shard], offset + (row - first) * spans.row_bytes)
+
+
+def take_rows(
+    shown: Sequence[Any], paths: Sequence[str], spans: RowSpans, rows: npt.NDArray[Any]
+) -> None:
+    """Copy the rows of one column out of the shards' bytes, in memory, into `rows`.
+
+    Rows that lie at multiples of their width from one place on, as they do in a file of
+    windows or in a record batch, are copied in one call, without the interpreter lock.
+    """
+    width = spans.row_bytes
+    if not len(rows) or not width:
+        return
+    sizes = np.array([len(memoryview(content)) for content in shown], np.int64)
+    ends = spans.offsets + spans.counts * width
+    if (ends > sizes[spans.shards]).any():
+        shards, offsets = spans.by_row()
+        row = int(np.argmax(offsets + width > sizes[shards]))
+        raise _short(row, paths[int(shards[row])], int(offsets[row]))
+    if len(spans.counts) * _MIN_RUN_ROWS <= len(rows):
+        for shard, offset, first, count in spans.runs():
+            content = np.frombuffer(shown[shard], np.uint8, count * width, offset)
+            rows[first : first + count].reshape(-1).view(np.uint8)[...] = content
+        return
+    shards, offsets = spans.by_row()
+    tables = shards * width + offsets % width
+    for table in np.unique(tables).tolist():
+        content = np.frombuffer(shown[table // width], np.uint8)[table % width :]
+        cells = content[: len(content) // width * width].view(spans.dtype)
+        cells = cells.reshape(-1, *spans.row_shape)
+        here = tables == table
+        if here.all():
+            np.take(cells, offsets // width, axis=0, out=rows, mode="clip")
+        else:
+            rows[here] = cells[offsets[here] // width]
+
+
+def _short(row: int, path: str, offset: int) -> DataError:
+    return DataError(_CUT, row=row, shard=path, offset=offset)
+
+
 def _raise_short(
     is_short: npt.NDArray[np.bool_],
     paths: Sequence[str],
@@ -146,10 +217,4 @@ def _raise_short(
 ) -> None:
     """`is_short` [n, w]: the fields that end after their shard does."""
     row = int(np.argmax(is_short.any(axis=1)))
-    raise DataError(
-        "its bytes could not all be read; the shard became shorter since it was indexed: open "
-        "the dataset again",
-        row=row,
-        shard=paths[int(shards[row])],
-        offset=int(offsets[row].min()),
-    )
+    raise _short(row, paths[int(shards[row])], int(offsets[row].min()))

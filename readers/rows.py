@@ -36,6 +36,23 @@ class Rows:
         shards = np.searchsorted(self._ends, wanted, side="right")
         return shards, wanted - self._starts[shards] if wanted.size else wanted
 
+    def stretches(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+        """(shard, row within it, place in `ids`, length) of each run of ids that follow each
+        other within a shard."""
+        if not len(ids):
+            return ids, ids, ids, ids
+        firsts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1] + 1]))
+        lasts = np.append(firsts[1:], len(ids)) - 1
+        begins, ends = self.place(ids[firsts])[0], self.place(ids[lasts])[0]
+        if (begins != ends).any():
+            cuts = [firsts]
+            for run in np.flatnonzero(begins != ends).tolist():
+                inner = self._starts[begins[run] + 1 : ends[run] + 1]
+                cuts.append(firsts[run] + inner - ids[firsts[run]])
+            firsts = np.unique(np.concatenate(cuts))
+        shards, rows = self.place(ids[firsts])
+        return shards, rows, firsts, np.diff(np.append(firsts, len(ids)))
+
     def start(self, shard: int) -> int:
         """The id of a shard's first sample."""
         return int(self._starts[shard])

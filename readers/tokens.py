@@ -20,6 +20,7 @@ from iopipe.protocols import (
     Column,
     Int64Array,
     Location,
+    NumberKeys,
     Ragged,
     Samples,
     Store,
@@ -27,9 +28,10 @@ from iopipe.protocols import (
 from iopipe.readers.checksums import fingerprint
 from iopipe.readers.encoder import Finished
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
-from iopipe.readers.gather import gather, plan_gathering
+from iopipe.readers.gather import fill_rows, gather, plan_gathering
 from iopipe.readers.megatron import has_code, pack_index, read_index
 from iopipe.readers.rows import Rows
+from iopipe.readers.spans import RowSpans
 
 COLUMN = "tokens"
 _PIECE_BYTES = 1 << 24
@@ -38,9 +40,10 @@ _PIECE_BYTES = 1 << 24
 class TokenSource:
     """Random access to the documents, or windows, of token files.
 
-    The one column `tokens` is ragged; a sample's key is its number.  Beside `name.bin` a file
-    `name.idx` makes it Megatron's; else it is flat, and `eos_token` or `window` of the
-    options says what a sample is.
+    The one column `tokens` is ragged, or with `window` an array [n, window]; a sample's key is
+    its number.  Beside `name.bin` a file `name.idx` makes it Megatron's; else it is flat, and
+    `eos_token` or `window` of the options says what a sample is.  Windows do not look for
+    documents, and what is left at the end of a file is left out.
     """
 
     def __init__(self, shards: Sequence[str], store: Store, options: OpenOptions) -> None:
@@ -53,7 +56,12 @@ class TokenSource:
             raise DataError(f"its shards hold tokens of several types: {sorted(map(str, dtypes))}")
         self.dtype: np.dtype[Any] = dtypes.pop() if dtypes else np.dtype(options.token_dtype)
         self.columns = (COLUMN,)
-        self.schema = pa.schema([(COLUMN, pa.list_(pa.from_numpy_dtype(self.dtype)))])
+        self.window = options.window
+        """Tokens of every sample; None: samples are documents."""
+        self._follow_each_other = options.stride in (None, options.window)
+        of_type = pa.from_numpy_dtype(self.dtype)
+        kind = pa.list_(of_type) if self.window is None else pa.list_(of_type, self.window)
+        self.schema = pa.schema([(COLUMN, kind)])
         self.faults: Sequence[DataError] = ()
         self._rows = Rows([len(offsets) for _, offsets, _ in found])
         none = np.empty(0, np.int64)
@@ -76,10 +84,67 @@ class TokenSource:
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
+        if self.window is not None:
+            return self.fill(Samples(ids=wanted, keys=[], columns={}), store)
         shards, offsets, lengths = self._places(wanted)
         (column,) = gather(store, self.shards, shards, offsets, lengths)
         keys = [str(sample) for sample in wanted.tolist()]
         return Samples(ids=wanted, keys=keys, columns={COLUMN: self._typed(column)})
+
+    @property
+    def fills(self) -> bool:
+        """Whether `fill` can be called."""
+        return self.window is not None
+
+    def fill(self, wanted: Samples, store: Store) -> Samples:
+        """The windows `wanted`, read into the memory that `wanted` has for them."""
+        (spans,) = self.row_spans(wanted.ids)
+        tokens = wanted.empty(COLUMN, spans.row_shape, self.dtype)
+        if len(tokens):
+            fill_rows(store, self.shards, spans, tokens)
+        return wanted.made({COLUMN: tokens}, keys=self.keys(wanted.ids))
+
+    def keys(self, ids: Int64Array) -> Sequence[str]:
+        return NumberKeys(ids)
+
+    def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
+        """Where the windows lie; `PipelineError` where samples are documents."""
+        if self.window is None:
+            raise PipelineError(
+                "documents differ in length and make no array: give window=, or pack them"
+            )
+        wanted = np.asarray(ids, np.int64)
+        if self._follow_each_other:
+            shards, _, firsts, counts = self._rows.stretches(wanted)
+        else:
+            shards, _ = self._rows.place(wanted)
+            firsts, counts = np.arange(len(wanted)), np.ones(len(wanted), np.int64)
+        return [
+            RowSpans(
+                name=COLUMN,
+                dtype=self.dtype,
+                row_shape=(self.window,),
+                shards=shards,
+                offsets=self._offsets[wanted[firsts]] * self.dtype.itemsize,
+                firsts=firsts,
+                counts=counts,
+            )
+        ]
+
+    @property
+    def pool_tokens(self) -> list[int]:
+        """Of each shard, up to the end of its last sample."""
+        ends = self._offsets + self.lengths
+        bounds = [self._rows.start(shard) for shard in range(len(self.shards))]
+        parts = np.split(ends, bounds[1:])
+        return [int(part.max(initial=0)) for part in parts]
+
+    def pool_starts(self, ids: Int64Array) -> Int64Array:
+        """Where samples begin, in tokens, where the shards follow each other so cut."""
+        shards, _ = self._rows.place(ids)
+        sizes = np.array(self.pool_tokens, np.int64)
+        starts: Int64Array = self._offsets[ids] + (np.cumsum(sizes) - sizes)[shards]
+        return starts
 
     def _places(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         shards, _ = self._rows.place(ids)
@@ -114,7 +179,10 @@ def _documents(
         store.size(index)
     except NotFoundError:
         return _flat(shard, store, options, num_bytes)
-    return read_index(store, index, num_bytes)
+    dtype, offsets, lengths = read_index(store, index, num_bytes)
+    if options.window is None:
+        return dtype, offsets, lengths
+    return dtype, *_windows(num_bytes // dtype.itemsize, options.window, options.stride)
 
 
 def _flat(
@@ -130,15 +198,21 @@ def _flat(
             "or window=... to read so many tokens a sample"
         )
     if options.window is not None:
-        if options.window < 1:
-            raise PipelineError(f"window is {options.window}; give 1 token or more")
-        starts = np.arange(0, num_tokens, options.window, dtype=np.int64)
-        return dtype, starts, np.minimum(options.window, num_tokens - starts)
+        return dtype, *_windows(num_tokens, options.window, options.stride)
     ends = _ends(shard, store, dtype, int(options.eos_token or 0))
     if not len(ends) or ends[-1] < num_tokens:
         ends = np.append(ends, num_tokens) if num_tokens else ends
     starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
     return dtype, starts, ends - starts
+
+
+def _windows(num_tokens: int, window: int, stride: int | None) -> tuple[Int64Array, Int64Array]:
+    """Offsets and lengths, in tokens, of the windows that a file holds wholly."""
+    step = window if stride is None else stride
+    if window < 1 or step < 1:
+        raise PipelineError(f"window is {window} and stride {step}; give 1 token or more")
+    starts = np.arange(0, num_tokens - window + 1, step, dtype=np.int64)
+    return starts, np.full(len(starts), window, np.int64)
 
 
 def _ends(shard: str, store: Store, dtype: np.dtype[Any], eos_token: int) -> Int64Array:

@@ -13,30 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from iopipe.errors import MissingDependency, PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.descriptors import check_regular, storage_error
+from iopipe.storage.device import DeviceBuffer, DeviceRead
 from iopipe.storage.gds_probe import GdsPath, probe
 from iopipe.storage.posix import PosixStore, plain_path
-
-
-class DeviceBuffer(Protocol):
-    """Contiguous GPU memory: a tensor of torch, an array of cupy, a slot."""
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRead:
-    """Fill `buffer` with the bytes of `path` from `offset` on; the caller owns `buffer`, and
-    no kernel may be at work on it: kvikio copies on streams of its own."""
-
-    path: str
-    offset: int
-    buffer: DeviceBuffer
 
 
 class GdsStore:

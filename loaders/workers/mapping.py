@@ -32,13 +32,21 @@ def map_shared(
     return np.asarray(_Region(fd, num_bytes, before_unmap))
 
 
+def map_private(
+    num_bytes: int, *, before_unmap: Callable[[int], None] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The same of memory that is in no file and of this process alone."""
+    return np.asarray(_Region(-1, num_bytes, before_unmap))
+
+
 class _Region:
     """Owns one mapping and shows it to numpy, which keeps this object alive."""
 
     def __init__(self, fd: int, num_bytes: int, before_unmap: Callable[[int], None] | None) -> None:
         libc = _libc()
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = libc.mmap(None, num_bytes, protection, mmap.MAP_SHARED, fd, 0)
+        flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        address = libc.mmap(None, num_bytes, protection, flags, fd, 0)
         if address == _FAILED:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

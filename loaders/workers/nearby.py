@@ -6,17 +6,31 @@ bound, and what the kernel refuses is said by name.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 
-from iopipe.errors import PipelineError
+from iopipe.errors import PipelineError, StorageError
 from iopipe.order.ranks import detect_local_ranks
-from iopipe.topology import Binding, apply_binding, pci_address, plan_binding, read_topology
+from iopipe.topology import (
+    Binding,
+    MemoryPolicy,
+    apply_binding,
+    get_policy,
+    pci_address,
+    plan_binding,
+    read_topology,
+    set_policy,
+)
 
 Numa: TypeAlias = Literal["auto"]
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +69,54 @@ def bind_thread(binding: Binding | None, number: int) -> None:
         os.sched_setaffinity(0, binding.worker_cpus[number])
     except OSError as error:
         _log.warning("worker thread %d is not bound: %s", number, error.strerror)
+
+
+def memory_node(device: str) -> int | None:
+    """Where slots for `device` should lie; None where nothing is gained, which is logged."""
+    return _plan(device).memory_node
+
+
+@contextlib.contextmanager
+def threads_near(device: str) -> Iterator[None]:
+    """Threads that the calling one starts within have the CPUs of this rank's part of the machine
+    and take memory near `device`; the calling thread is as before afterwards."""
+    binding = _plan(device)
+    mask = os.sched_getaffinity(0)
+    problems: list[str] = []
+    policy = None
+    if binding.memory_node is not None:
+        policy = _asked(get_policy, problems)
+        near = MemoryPolicy(mode="preferred", nodes=(binding.memory_node,))
+        _asked(partial(set_policy, near), problems)
+    try:
+        os.sched_setaffinity(0, binding.cpus)
+    except OSError as error:
+        problems.append(f"sched_setaffinity failed: {error.strerror}")
+    for problem in problems:
+        _log.warning("threads are not bound as planned: %s", problem)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mask)
+        if policy is not None:
+            _asked(partial(set_policy, policy), problems)
+
+
+def _plan(device: str) -> Binding:
+    rank, world = detect_local_ranks()
+    binding = plan_binding(
+        read_topology(), gpu=_gpu_address(device), local_rank=rank, local_world=world
+    )
+    _log.info("slots and threads are bound: %s", "; ".join(binding.reasons))
+    return binding
+
+
+def _asked(question: Callable[[], _T], problems: list[str]) -> _T | None:
+    try:
+        return question()
+    except StorageError as error:
+        problems.append(str(error))
+        return None
 
 
 def _gpu_address(device: str | None) -> str | None:

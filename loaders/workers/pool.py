@@ -29,6 +29,7 @@ from iopipe.loaders.workers.death import causes_of_death, oom_kills
 from iopipe.loaders.workers.program import Failed, Program, Reply, Request, work
 from iopipe.loaders.workers.start import start_method
 from iopipe.protocols import Column, Samples
+from iopipe.topology import Binding
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 5.0
@@ -38,8 +39,12 @@ _CLOSED = "this run is closed; start another one with pipeline.run()"
 class WorkerPool:
     """`num_workers` processes, started at once; `apply` is for as many threads."""
 
-    def __init__(self, program: Program, *, num_workers: int) -> None:
+    def __init__(
+        self, program: Program, *, num_workers: int, binding: Binding | None = None
+    ) -> None:
+        """`binding` has CPUs for each worker and the node of their memory."""
         self.num_workers = num_workers
+        self._binding = binding
         self._num_oom_kills = oom_kills()
         self._is_closed = False
         self._channels: list[_Channel] = []
@@ -98,7 +103,7 @@ class WorkerPool:
                 inherited = (self._life, ours, *earlier) if method == "fork" else ()
                 process = context.Process(
                     target=work,
-                    args=(number, theirs, life, inherited, program),
+                    args=(number, theirs, life, inherited, program, self._binding),
                     name=f"iopipe-worker-{number}",
                     daemon=True,
                 )

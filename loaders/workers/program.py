@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,9 +26,11 @@ from iopipe.loaders.arena import Place
 from iopipe.loaders.collate import as_column
 from iopipe.loaders.workers.channels import ResultSender, end_with, receive_descriptor
 from iopipe.loaders.workers.mapping import map_shared
+from iopipe.loaders.workers.nearby import bind_worker
 from iopipe.loaders.workers.slabs import Arena
 from iopipe.protocols import BoolArray, Cause, Column, Int64Array, Samples, Source, Store
 from iopipe.stages import Stage
+from iopipe.topology import Binding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ class Reply:
     """What became of a chunk."""
 
     ids: Int64Array
-    keys: list[str]
+    keys: Sequence[str]
     valid: BoolArray | None
     columns: dict[str, Column]
     """Those that are not in the slot."""
@@ -87,8 +89,10 @@ def work(
     life: Connection,
     inherited: tuple[Connection, ...],
     program: Program,
+    binding: Binding | None,
 ) -> None:
     """The main function of a worker process; returns when the pool hangs up."""
+    bind_worker(binding, number)  # before it allocates and starts threads
     for other in inherited:
         other.close()  # a fork's copies of the pool's ends, which would keep them open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool's process ends us

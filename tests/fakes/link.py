@@ -91,6 +91,10 @@ class FakeLink:
         self.copy.enqueue(lambda: _copied(ctypes.memmove(*addresses)), after)
         return self.copy.record()
 
+    def follow(self, work: Callable[[], None]) -> FakeEvent:
+        self.copy.enqueue(work)
+        return self.copy.record()
+
     def end_of_use(self) -> Callable[[], FakeEvent]:
         return self.compute.record
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from fakes.device_store import FakeDeviceStore
 
 from iopipe.errors import DataError
 from iopipe.loaders.delivery import Link, SlotDelivery
+from iopipe.loaders.direct import DirectDelivery
+from iopipe.loaders.next_token import NextTokenStep
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
 from iopipe.loaders.workers.pool import WorkerPool
@@ -19,8 +23,10 @@ from iopipe.packing import Groups
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions, Stage, Workers
-from iopipe.storage import MemoryStore
+from iopipe.readers.tokens import TokenSource
+from iopipe.readers.window_starts import WindowStarts
+from iopipe.stages import Delivery, DeliveryOptions, ImageOptions, Route, Stage, Workers
+from iopipe.storage import MemoryStore, PosixStore
 from iopipe.storage.ahead import ReadAheadStore
 
 
@@ -97,8 +103,30 @@ class FakeToolkit:
     def cu_seqlens(self, columns: dict[str, Any]) -> dict[str, Any]:
         return add_cu_seqlens(columns)
 
-    def delivery(self, device: str, *, is_shared: bool) -> Delivery:
-        return SlotDelivery(self.link, is_shared=is_shared)
+    def delivery(self, options: DeliveryOptions, source: Source) -> Delivery:
+        finish = None
+        if options.next_token is not None:
+            assert isinstance(source, TokenSource)
+            finish = NextTokenStep(options.next_token, source, PosixStore)
+        if options.is_direct:
+            assert self.link is not None
+            return DirectDelivery(self.link, finish=finish)
+        return SlotDelivery(self.link, is_shared=options.is_shared, finish=finish)
+
+    def open_device_store(self, source: Source) -> Store:
+        return FakeDeviceStore()
+
+    def decide(
+        self, source: Source, device: str, tasks: Sequence[Sequence[int]]
+    ) -> tuple[Route, str]:
+        return "direct", "the test says so"
+
+    def near(self, device: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def starts(self, source: Source) -> Source:
+        assert isinstance(source, TokenSource)
+        return WindowStarts(source)
 
     def workers(
         self,
@@ -108,6 +136,7 @@ class FakeToolkit:
         store: Store | None,
         num_workers: int,
         seed: int,
+        near: str | None,
     ) -> Workers:
         program = Program(source=source, open_store=MemoryStore, stages=tuple(stages), seed=seed)
         return WorkerPool(program, num_workers=num_workers)

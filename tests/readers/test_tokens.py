@@ -84,7 +84,10 @@ def test_flat_files_are_windows_or_documents(
     np.array(tokens, np.uint16).tofile(path)
     store = PosixStore()
     windows = _read(open_source(path, options=OpenOptions(window=window)), store)
-    assert windows == [tokens[n : n + window] for n in range(0, len(tokens), window)]
+    whole = len(tokens) // window * window
+    assert windows == [tokens[n : n + window] for n in range(0, whole, window)]
+    overlapping = _read(open_source(path, options=OpenOptions(window=window, stride=1)), store)
+    assert overlapping == [tokens[n : n + window] for n in range(len(tokens) - window + 1)]
     documents = _read(open_source(path, options=OpenOptions(eos_token=0)), store)
     assert [token for document in documents for token in document] == tokens
     assert all(document and 0 not in document[:-1] for document in documents)
@@ -102,7 +105,6 @@ def test_what_a_sample_of_a_flat_file_is_must_be_said(tmp_path: Path) -> None:
     assert _read(open_source(tmp_path / "x.bin", options=wide), PosixStore()) == [
         [0, 1],
         [2, 3],
-        [4],
     ]
     (tmp_path / "x.bin").write_bytes(b"123")
     with pytest.raises(DataError, match="3 bytes are no whole number"):

@@ -1,0 +1,159 @@
+"""From a pipeline to its run: what is opened, started and allocated, and by whom.
+
+Stands between the builder and the run.  Invariant: nothing here happens before `run` is called;
+the functions of a spec are called once a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from iopipe.binding import bound_stages
+from iopipe.errors import PipelineError
+from iopipe.order import Cursor
+from iopipe.protocols import ErrorPolicy, Source, Store
+from iopipe.run import Run, RunSpec
+from iopipe.sizing import Sized, batches_together, plan_of
+from iopipe.stages import Delivery, DeliveryOptions, Numa, Route, Stage, Toolkit, Workers
+
+
+class Launched(Sized, Protocol):
+    """What is asked of a pipeline."""
+
+    @property
+    def toolkit(self) -> Toolkit: ...
+
+    @property
+    def store(self) -> Store | None: ...
+
+    @property
+    def device(self) -> str | None: ...
+
+    @property
+    def numa(self) -> Numa | None: ...
+
+    @property
+    def prefetch(self) -> int: ...
+
+    @property
+    def read_ahead_bytes(self) -> int | None: ...
+
+    @property
+    def on_error(self) -> ErrorPolicy: ...
+
+    @property
+    def max_errors(self) -> int: ...
+
+
+def launched(
+    pipeline: Launched,
+    *,
+    epoch: int,
+    end_epoch: int | None,
+    in_order: bool,
+    window: int,
+    ledger: str | os.PathLike[str] | None,
+) -> Run:
+    """A run that begins at `epoch`, by a route that is decided; see `Pipeline.run`."""
+    is_direct = pipeline.route == "direct"
+    source, ahead = _read_source(pipeline), num_ahead(pipeline)
+    spec = RunSpec(
+        source=source,
+        plan=plan_of(pipeline, end_epoch, batches_together(pipeline) if in_order else 1),
+        stages=partial(bound_stages, source, pipeline.stages, prefetch=pipeline.prefetch),
+        workers=partial(_workers, pipeline) if pipeline.num_workers else None,
+        open_store=partial(_store, pipeline, is_direct),
+        owns_store=pipeline.store is None,
+        delivery=None if pipeline.batch_size is None else partial(_delivery, pipeline, is_direct),
+        batch_size=pipeline.batch_size,
+        policy=pipeline.on_error,
+        max_errors=pipeline.max_errors,
+        window=None if in_order else window,
+        read_ahead=partial(pipeline.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
+        ledger=ledger,
+        near=partial(pipeline.toolkit.near, pipeline.device or "cpu") if pipeline.numa else None,
+    )
+    return Run(spec, cursor=Cursor(epoch=epoch))
+
+
+def decided(pipeline: Launched) -> tuple[Route, str]:
+    """The route that a run takes, and why; measures where it is to be decided here."""
+    if pipeline.route != "auto":
+        return pipeline.route, ""
+    return pipeline.toolkit.decide(pipeline.source, pipeline.device or "cpu", _first_ids(pipeline))
+
+
+def check_direct(pipeline: Launched) -> None:
+    """`PipelineError` where bytes cannot go to the device without the host's hands on them."""
+    reason = _obstacle(pipeline)
+    if reason:
+        raise PipelineError(f"path={pipeline.route!r} reads into the device's memory: {reason}")
+
+
+def num_ahead(pipeline: Launched) -> int:
+    """Bytes to read ahead."""
+    given = 0 if pipeline.num_workers else pipeline.read_ahead_bytes
+    return given if given is not None else pipeline.toolkit.default_read_ahead(pipeline.source)
+
+
+def _obstacle(pipeline: Launched) -> str:
+    if pipeline.stages or pipeline.groups is not None:
+        return "leave out decode, map and pack, or use path='slots'"
+    if pipeline.num_workers or num_ahead(pipeline):
+        return "leave out workers(...) and read_ahead(...)"
+    if pipeline.order.tail == "pad":
+        return "give another tail than 'pad'"
+    if pipeline.token_options is not None and pipeline.token_options.resident:
+        return "leave out resident=True, which reads them once"
+    if getattr(pipeline.source, "row_spans", None) is None:
+        return (
+            "give a source whose rows are numbers of one shape: Arrow IPC, windows of token "
+            "files, or .npy members of tar shards; or use path='slots'"
+        )
+    return ""
+
+
+def _first_ids(pipeline: Launched) -> Sequence[Sequence[int]]:
+    """Of the first tasks, which are taken to be like all others."""
+    tasks = plan_of(pipeline, 1, batches_together(pipeline)).tasks(Cursor())
+    return [task.ids.tolist() for task, _ in zip(tasks, range(4), strict=False)]
+
+
+def _read_source(pipeline: Launched) -> Source:
+    """What a run reads: only where windows begin, where the device has their tokens."""
+    is_resident = pipeline.token_options is not None and pipeline.token_options.resident
+    return pipeline.toolkit.starts(pipeline.source) if is_resident else pipeline.source
+
+
+def _store(pipeline: Launched, is_direct: bool) -> Store:
+    if pipeline.store is not None:
+        return pipeline.store
+    if is_direct:
+        return pipeline.toolkit.open_device_store(pipeline.source)
+    return pipeline.toolkit.open_store(pipeline.source)
+
+
+def _delivery(pipeline: Launched, is_direct: bool) -> Delivery:
+    options = DeliveryOptions(
+        device=pipeline.device or "cpu",
+        is_shared=pipeline.num_workers > 0,
+        is_direct=is_direct,
+        numa=pipeline.numa,
+        next_token=pipeline.token_options,
+    )
+    return pipeline.toolkit.delivery(options, pipeline.source)
+
+
+def _workers(pipeline: Launched) -> Workers:
+    stages: list[Stage] = [stage for stage in pipeline.stages if stage.takes == "samples"]
+    return pipeline.toolkit.workers(
+        pipeline.source,
+        stages,
+        store=pipeline.store,
+        num_workers=pipeline.num_workers,
+        seed=pipeline.order.sequence.seed,
+        near=(pipeline.device or "cpu") if pipeline.numa else None,
+    )

@@ -1,0 +1,107 @@
+"""How many samples are read, decoded and copied at once.
+
+Stands between the builder and its plan.  Invariant: sizes change how fast batches come, never
+what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from iopipe.binding import fills, read_threads
+from iopipe.order import Order
+from iopipe.packing import Groups, PackedPlan
+from iopipe.plan import Plan, SamplePlan, samples_in
+from iopipe.protocols import Source
+from iopipe.stages import NextToken, Route, Stage
+
+_CHUNK_BYTES = 4 << 20
+_CHUNK_TOKENS = 1 << 18
+_CHUNKS_PER_BATCH = 8
+"""Chunks are long, since each costs about half a millisecond whatever is in it, but several
+make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
+photographs of 107 KB gave 960, 1080 and 1090 images/s."""
+_TOGETHER_BYTES = 4 << 20
+"""Small batches are made together up to here: each costs the threads some 100 us whatever is
+in it, and a device takes small copies at a fraction of its rate."""
+
+
+class Sized(Protocol):
+    """What is asked of a pipeline."""
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def order(self) -> Order: ...
+
+    @property
+    def stages(self) -> Sequence[Stage]: ...
+
+    @property
+    def groups(self) -> Groups | None: ...
+
+    @property
+    def token_options(self) -> NextToken | None: ...
+
+    @property
+    def num_workers(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    @property
+    def drop_last(self) -> bool: ...
+
+    @property
+    def route(self) -> Route: ...
+
+
+def batches_together(pipeline: Sized) -> int:
+    """How many batches are made as one: of sources that read into slots, where no function of
+    the user's has to see a batch, rows are samples (padding makes more), and nothing is counted
+    through the batch as documents are."""
+    size = pipeline.batch_size
+    if size is None or pipeline.stages or pipeline.num_workers or not fills(pipeline.source):
+        return 1
+    tokens = pipeline.token_options
+    if pipeline.order.tail == "pad" or (tokens is not None and tokens.end_token is not None):
+        return 1
+    return max(1, samples_in(_TOGETHER_BYTES, pipeline.source) // size)
+
+
+def chunk_samples(pipeline: Sized, batches_together: int) -> int:
+    """How many samples are one task."""
+    size, groups = pipeline.batch_size, pipeline.groups
+    if size is not None and (batches_together > 1 or pipeline.route != "slots"):
+        return size * batches_together
+    if size is not None and fills(pipeline.source):  # copies: long ones, one a thread
+        each = -(-size // read_threads(pipeline.source))
+        return max(each, min(size, samples_in(_CHUNK_BYTES, pipeline.source)))
+    most = 256 if size is None else -(-size // _CHUNKS_PER_BATCH)
+    if groups is not None:
+        return min(max(1, _CHUNK_TOKENS // groups.packing.sequence_length), most)
+    return min(samples_in(_CHUNK_BYTES, pipeline.source), most)
+
+
+def plan_of(pipeline: Sized, end_epoch: int | None, batches_together: int) -> Plan:
+    """The tasks of a run until `end_epoch`."""
+    num_samples = chunk_samples(pipeline, batches_together)
+    if pipeline.groups is not None:
+        return PackedPlan(
+            pipeline.order,
+            pipeline.groups,
+            batch_size=pipeline.batch_size,
+            drop_last=pipeline.drop_last,
+            chunk_samples=num_samples,
+            end_epoch=end_epoch,
+        )
+    return SamplePlan(
+        order=pipeline.order,
+        batch_size=pipeline.batch_size,
+        drop_last=pipeline.drop_last,
+        chunk_samples=num_samples,
+        end_epoch=end_epoch,
+        batches_together=batches_together,
+    )

@@ -1,0 +1,180 @@
+"""Rows of numbers read into the device's memory: what, how often, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from fakes.device_store import FakeDeviceStore
+from fakes.link import FakeLink
+from fakes.source import FakeToolkit
+
+import iopipe
+from iopipe.errors import DataError, PipelineError
+from iopipe.loaders.crossover import compare, ranges_of
+from iopipe.pipeline import Pipeline
+from iopipe.storage import PosixStore
+
+NUM_ROWS = 1000
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pa.Table:
+    generator = np.random.default_rng(5)
+    embedding = pa.FixedSizeListArray.from_arrays(
+        generator.standard_normal(NUM_ROWS * 6, np.float32), 6
+    )
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(
+        generator.integers(0, 255, (NUM_ROWS, 2, 3), np.uint8)
+    )
+    found = pa.table(
+        {
+            "label": pa.array(generator.integers(-9, 9, NUM_ROWS), pa.int64()),
+            "weight": pa.array(generator.standard_normal(NUM_ROWS)),
+            "embedding": embedding,
+            "tensor": tensor,
+        }
+    )
+    write(found, tmp_path / "t.arrow")
+    return found
+
+
+def write(table: pa.Table, path: Path, rows: int = 300, compression: str | None = None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(path, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=rows)
+
+
+def _direct(pipeline: Pipeline, store: Any, path: Any = "direct") -> Pipeline:
+    placed = Pipeline(
+        source=pipeline.source,
+        toolkit=FakeToolkit(FakeLink()),
+        order=pipeline.order,
+        store=store,
+        on_error=pipeline.on_error,
+    )
+    return placed.batch(128).to("fake", path=path)
+
+
+def _numpy(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
+    column = table.column(name).combine_chunks()
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        return column.to_numpy_ndarray()
+    if pa.types.is_fixed_size_list(column.type):
+        return column.values.to_numpy().reshape(len(column), -1)
+    return column.to_numpy()
+
+
+@pytest.mark.parametrize("mode", ["none", "block", "full"])
+def test_rows_come_as_pyarrow_reads_them(tmp_path: Path, table: pa.Table, mode: Any) -> None:
+    pipeline = iopipe.read(tmp_path / "t.arrow").shuffle(1, mode=mode, block_samples=64)
+    store = FakeDeviceStore()
+    seen = 0
+    with _direct(pipeline, store).run() as run, pipeline.batch(128).run() as host:
+        for batch, expected in zip(run, host, strict=True):
+            rows = np.array([int(key) for key in batch["__key__"]])
+            for name in table.column_names:
+                assert np.array_equal(batch[name].numpy(), _numpy(table, name)[rows])
+                assert torch.equal(batch[name], expected[name])
+            seen += len(rows)
+        assert run.state_dict() == host.state_dict()
+    assert seen == NUM_ROWS
+    if mode == "none":  # 1000 rows at once; 4 record batches of 4 columns
+        assert len(store.device_reads) == 16
+    store.close()
+
+
+def test_a_run_goes_on_from_the_hosts_state(tmp_path: Path, table: pa.Table) -> None:
+    pipeline = iopipe.read(tmp_path / "t.arrow").shuffle(1)
+    with pipeline.batch(128).run() as host:
+        for _ in range(3):
+            next(host)
+        state, expected = host.state_dict(), [batch["label"].clone() for batch in host]
+    store = FakeDeviceStore()
+    with _direct(pipeline, store).run() as run:
+        run.load_state_dict(state)
+        found = [batch["label"].clone() for batch in run]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    store.close()
+
+
+def test_a_null_is_refused_by_its_row_or_left_out(tmp_path: Path) -> None:
+    values: list[int | None] = list(range(500))
+    values[137] = None
+    write(pa.table({"x": pa.array(values, pa.int32())}), tmp_path / "t.arrow", rows=100)
+    store = FakeDeviceStore()
+    with (
+        pytest.raises(DataError, match="sample 137: field 'x' is null"),
+        _direct(iopipe.read(tmp_path / "t.arrow"), store).run() as run,
+    ):
+        list(run)
+    with _direct(iopipe.read(tmp_path / "t.arrow", on_error="skip"), store).run() as run:
+        sizes, found = [], []
+        for batch in run:
+            sizes.append(len(batch["x"]))
+            found += batch["x"].tolist()
+    assert sizes == [128, 127, 128, 116]
+    assert found == [value for value in values if value is not None]
+    store.close()
+
+
+def test_token_windows_are_read_as_they_lie(tmp_path: Path) -> None:
+    tokens = np.arange(5000, dtype=np.uint16)
+    tokens.tofile(tmp_path / "t.bin")
+    store = FakeDeviceStore()
+    pipeline = iopipe.read(tmp_path / "t.bin", window=10)
+    with _direct(pipeline, store).run() as run:
+        found = torch.cat([batch["tokens"] for batch in run])
+    assert np.array_equal(found.numpy().ravel(), tokens)
+    assert store.device_reads == [(0, 10000)]
+    store.close()
+
+
+def test_what_cannot_go_straight_is_refused_by_name(tmp_path: Path, table: pa.Table) -> None:
+    pipeline = iopipe.read(tmp_path / "t.arrow")
+    store = FakeDeviceStore()
+    with pytest.raises(PipelineError, match="leave out decode, map and pack"):
+        pipeline.map(lambda row: row).batch(2).to("cuda", path="direct")
+    with pytest.raises(PipelineError, match="another tail"):
+        pipeline.split(0, 1, tail="pad").batch(2).to("cuda", path="direct")
+    with pytest.raises(PipelineError, match="give 'slots', 'direct' or 'auto'"):
+        pipeline.batch(2).to("cuda", path="fast")  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match="does not read into a device's memory"):
+        with _direct(pipeline, PosixStore()).run() as run:
+            next(run)
+    write(table, tmp_path / "packed.arrow", compression="zstd")
+    packed = _direct(iopipe.read(tmp_path / "packed.arrow"), store)
+    with pytest.raises(PipelineError, match="without compression"), packed.run() as run:
+        next(run)
+    text = pa.table({"x": [1, 2], "text": ["a", "b"]})
+    write(text, tmp_path / "text.arrow")
+    of_text = _direct(iopipe.read(tmp_path / "text.arrow"), store)
+    with (
+        pytest.raises(PipelineError, match=r"column 'text' is string.*columns="),
+        of_text.run() as r,
+    ):
+        next(r)
+    store.close()
+
+
+def test_auto_says_what_it_chose(tmp_path: Path, table: pa.Table) -> None:
+    store = FakeDeviceStore()
+    described = _direct(iopipe.read(tmp_path / "t.arrow"), store, "auto").describe()
+    assert "path direct (the test says so)" in described
+    store.close()
+
+
+def test_both_ways_are_compared_over_the_same_ranges(tmp_path: Path, table: pa.Table) -> None:
+    source: Any = iopipe.open_source(tmp_path / "t.arrow")
+    ranges = ranges_of(source, [list(range(100)), [0, 5, 900]])
+    assert len(ranges) == 4 + 4 * 3
+    host, device = PosixStore(), FakeDeviceStore()
+    assert min(compare(FakeLink(), host, device, ranges)) > 0
+    asked = {(part.offset, part.length) for part in ranges}
+    assert set(device.device_reads) == asked
+    host.close()
+    device.close()
