@@ -8,17 +8,62 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from iopipe.errors import PipelineError
+from iopipe.errors import PipelineError, StorageError
 from iopipe.order.ranks import detect_local_ranks
-from iopipe.topology import Binding, apply_binding, pci_address, plan_binding, read_topology
+from iopipe.topology import (
+    Binding,
+    MemoryPolicy,
+    apply_binding,
+    get_policy,
+    pci_address,
+    plan_binding,
+    read_topology,
+    set_policy,
+)
 
 Numa: TypeAlias = Literal["auto"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where the thread that starts workers may run, and where its memory comes from."""
+
+    cpus: frozenset[int]
+    policy: MemoryPolicy | None
+    """None: the kernel does not say."""
+
+
+def home_of_this_thread() -> Home:
+    return Home(cpus=frozenset(os.sched_getaffinity(0)), policy=_policy())
+
+
+def settle(home: Home) -> None:
+    """Bind this process as the one was bound that asked for it: a fork server passes on what
+    was so when it was started itself, which may be another binding's time."""
+    if os.sched_getaffinity(0) != home.cpus:
+        try:
+            os.sched_setaffinity(0, home.cpus)
+        except OSError as error:
+            _log.warning("a worker is not bound as its trainer is: %s", error.strerror)
+    if home.policy is not None and home.policy != _policy():
+        try:
+            set_policy(home.policy)
+        except StorageError as error:
+            _log.warning("a worker's memory is not bound as its trainer's is: %s", error)
+
+
+def _policy() -> MemoryPolicy | None:
+    try:
+        return get_policy()
+    except StorageError:
+        return None
 
 
 def binding_for(numa: Numa | None, *, device: str | None, num_workers: int) -> Binding | None:
