@@ -32,6 +32,8 @@ _PACKAGES = (
     "simplejpeg",
     "opencv-python-headless",
     "webdataset",
+    "torchvision",
+    "nvidia-dali-cuda130",
 )
 _SAMPLE_SECONDS = 0.2
 _QUIET_CORES = 0.1
@@ -142,6 +144,19 @@ def _family(pid: int) -> list[int]:
             except OSError:  # it ended meanwhile
                 continue
     return members
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its descendants that are alive, threads included."""
+    return sum(map(_cpu_seconds, _family(pid)))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it ended meanwhile
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _pss_bytes(pid: int) -> int:

@@ -193,7 +193,7 @@ class _Count:
             for start in kept
             for rank, reader in sorted(start.readers.items())
         ]
-        self.num_undone = sum(
+        self._num_undone = sum(
             sum(1 for _ in reader.records())
             for start in starts
             if start.is_undone
@@ -206,6 +206,11 @@ class _Count:
             if len(start.readers) < start.header.world
         ]
         self._ragged: list[str] = []
+
+    @property
+    def num_undone(self) -> int:
+        """Of starts that were undone wholly or in part, as far as the ledgers have been read."""
+        return self._num_undone + sum(stream.num_undone for stream in self._streams)
 
     def next_epoch(self) -> int | None:
         """The lowest epoch that records or entries are left of; None at the end."""
@@ -245,7 +250,6 @@ class _Count:
     def notes(self) -> Iterator[str]:
         yield from self._ragged
         for stream in self._streams:
-            self.num_undone += stream.num_undone
             if torn := stream.reader.num_torn_bytes:
                 yield f"{stream.reader.path!r} ends within a record: {torn} bytes are not counted"
 

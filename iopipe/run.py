@@ -23,6 +23,7 @@ from iopipe.faults import Faults
 from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.loader_model import model_of_run
 from iopipe.meter.meter import Meter
+from iopipe.meter.ranks import RankMeter, RankStalls
 from iopipe.meter.report import Report
 from iopipe.meter.spans import Span
 from iopipe.order import Cursor
@@ -80,7 +81,7 @@ class Run:
         """Of the next epoch, while this one still lacks a batch."""
         self._quarantined: list[int] = []
         self._delivery = spec.delivery() if spec.delivery else None
-        self._meter = Meter(self._delivery.events if self._delivery else None)
+        self._meter = self._new_meter(None)
         self._pass: _Pass | None = None
         self._ledger: LedgerWriter | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
@@ -144,6 +145,18 @@ class Run:
             errors=self._pass.faults.report(),
             model=model_of_run(stages, edges),
         )
+
+    def compare_ranks(self, ranks: RankMeter) -> None:
+        """Tell the other ranks of a training what this one starves, from the first batch on;
+        all of them do: see `rank_stalls`."""
+        if self._pass is not None:
+            raise PipelineError("compare_ranks must come before the first batch of a run")
+        self._meter = self._new_meter(ranks)
+
+    def rank_stalls(self) -> RankStalls | None:
+        """What each rank starved and cost the others, after `compare_ranks`.  Waits for the
+        device and for the other ranks: all call it, after the same number of steps."""
+        return self._meter.rank_stalls()
 
     def close(self) -> None:
         """Stop threads, close the store; idempotent.  A closed run cannot go on."""
@@ -296,6 +309,9 @@ class Run:
             entry=state_of(self._progress.cursor),
         )
         return LedgerWriter(folder, header)
+
+    def _new_meter(self, ranks: RankMeter | None) -> Meter:
+        return Meter(self._delivery.events if self._delivery else None, ranks=ranks)
 
     def _progress_from(self, cursor: Cursor) -> Progress:
         return Progress(self._spec.plan, cursor, in_order=self._spec.window is None)

@@ -342,3 +342,24 @@ def test_a_run_logs_what_it_left_out(tmp_path: Path, batch_size: int | None) -> 
     assert report.is_exact
     (epoch,) = report.epochs
     assert (epoch.num_delivered, epoch.num_left_out) == (22, 8)
+
+
+def test_what_a_later_start_undid_is_counted(tmp_path: Path) -> None:
+    """Three of five batches of each rank were behind the state that one rank went on from."""
+    writer = iopipe.DatasetWriter(tmp_path / "data")
+    with writer:
+        for number in range(40):
+            writer.write({"__key__": f"{number:02d}", "bin": bytes([number])})
+    pipeline = iopipe.read(tmp_path / "data").shuffle(3)
+    state: dict[str, Any] = {}
+    for rank in range(2):
+        with pipeline.split(rank, 2).batch(4).run(ledger=tmp_path / "ledgers") as run:
+            for number, _ in enumerate(run, 1):
+                if number == 2:
+                    state = run.state_dict()
+    with pipeline.batch(4).run(ledger=tmp_path / "ledgers") as run:
+        run.load_state_dict(state)
+        assert len(list(run)) == 6
+    report = iopipe.audit_ledgers([tmp_path / "ledgers"])
+    assert report.is_exact and report.epochs[0].num_delivered == 40
+    assert report.num_undone == 2 * 3

@@ -32,7 +32,7 @@ from iopipe.meter.cores import usable_cores
 from iopipe.meter.events import HostEvents
 from iopipe.meter.interference import WindowMeter
 from iopipe.meter.loader_model import LoaderModel
-from iopipe.meter.ranks import RankMeter
+from iopipe.meter.ranks import RankMeter, RankStalls
 from iopipe.meter.recording import RecordedStep
 from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
 from iopipe.meter.spans import Span
@@ -238,6 +238,16 @@ class Meter:
             errors=errors or ErrorReport(),
             steps=tuple(tally.steps),
         )
+
+    def rank_stalls(self) -> RankStalls | None:
+        """Of all ranks, over all steps so far; None where no `ranks` were given.  Waits for the
+        device and for the other ranks, which all call it after the same number of steps."""
+        if self._ranks is None:
+            return None
+        if self._pending:
+            self._events.synchronize(self._pending[-1].ready)
+        self._harvest()
+        return self._ranks.finish()
 
     def recorded(self) -> tuple[RecordedStep, ...]:
         """The last few thousand steps since the latest pause, for `what_if`."""

@@ -9,6 +9,7 @@ no stall of its own.  Only the rank that starves does, so per step the largest o
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from iopipe.errors import WorkerError
 from iopipe.meter.report import NOT_INPUT
 from iopipe.protocols import Int64Array
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class Gather(Protocol):
     def done(self) -> bool: ...
 
     def answer(self) -> Int64Array:
-        """[ranks, steps]; only when it is done."""
+        """[ranks, steps]; waits for it.  `WorkerError` where a rank has left."""
         ...
 
 
@@ -118,7 +122,12 @@ class _TorchGather:
         return bool(self.work.is_completed())
 
     def answer(self) -> Int64Array:
-        self.work.wait()  # done already; raises what went wrong
+        try:
+            self.work.wait()
+        except RuntimeError as error:  # gloo's own words for a connection that broke
+            raise WorkerError(
+                f"the stalls of the other ranks did not come ({error}): has one of them ended?"
+            ) from error
         return np.stack([answer.numpy() for answer in self.answers])
 
 
@@ -126,7 +135,8 @@ class RankMeter:
     """Collects the stalls of this rank and exchanges them every `interval` steps.
 
     Every rank adds the same number of steps, as every data-parallel loop does.  A rank that
-    stops early leaves the last exchange unanswered; it is then left out.
+    stops early leaves the last exchange unanswered; it is then left out, and no other is begun:
+    what becomes of the training is not decided here.
     """
 
     def __init__(self, exchange: Exchange, *, interval: int = 100) -> None:
@@ -140,14 +150,14 @@ class RankMeter:
         self._lost_ns: Int64Array = np.zeros(1, np.int64)
         self._charged_ns: Int64Array = np.zeros(1, np.int64)
         self._num_steps = 0
+        self._is_over = False
 
     def add(self, started_ns: int, ended_ns: int, causes: Mapping[str, int]) -> None:
         """One step of this rank, as a `History` of the meter hears it; never waits."""
         stall_ns = sum(part for cause, part in causes.items() if cause not in NOT_INPUT)
         self._collected.append(stall_ns)
         if len(self._collected) == self._interval:
-            self._pending.append(self._exchange.start(self._collected))
-            self._collected = []
+            self._send()
         self._harvest()
 
     def report(self) -> RankStalls | None:
@@ -157,9 +167,28 @@ class RankMeter:
             return None
         return _stalls(self._num_steps, self._lost_ns, self._charged_ns)
 
-    def _harvest(self) -> None:
-        while self._pending and self._pending[0].done():
-            stalls_ns = self._pending.popleft().answer()
+    def finish(self) -> RankStalls | None:
+        """The report over all steps, those of an unfinished interval too.  Waits for the other
+        ranks: all of them call it, after the same number of steps."""
+        if self._collected:
+            self._send()
+        self._harvest(waits=True)
+        return self.report()
+
+    def _send(self) -> None:
+        if not self._is_over:
+            self._pending.append(self._exchange.start(self._collected))
+        self._collected = []
+
+    def _harvest(self, *, waits: bool = False) -> None:
+        while self._pending and (waits or self._pending[0].done()):
+            try:
+                stalls_ns = self._pending.popleft().answer()
+            except WorkerError as error:
+                _log.warning("ranks are compared no longer: %s", error)
+                self._is_over = True
+                self._pending.clear()
+                return
             lost_ns, charged_ns = _totals(stalls_ns)
             self._num_steps += stalls_ns.shape[1]
             self._lost_ns = self._lost_ns + lost_ns

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -33,6 +34,41 @@ Numa: TypeAlias = Literal["auto"]
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where the thread that starts workers may run, and where its memory comes from."""
+
+    cpus: frozenset[int]
+    policy: MemoryPolicy | None
+    """None: the kernel does not say."""
+
+
+def home_of_this_thread() -> Home:
+    return Home(cpus=frozenset(os.sched_getaffinity(0)), policy=_policy())
+
+
+def settle(home: Home) -> None:
+    """Bind this process as the one was bound that asked for it: a fork server passes on what
+    was so when it was started itself, which may be another binding's time."""
+    if os.sched_getaffinity(0) != home.cpus:
+        try:
+            os.sched_setaffinity(0, home.cpus)
+        except OSError as error:
+            _log.warning("a worker is not bound as its trainer is: %s", error.strerror)
+    if home.policy is not None and home.policy != _policy():
+        try:
+            set_policy(home.policy)
+        except StorageError as error:
+            _log.warning("a worker's memory is not bound as its trainer's is: %s", error)
+
+
+def _policy() -> MemoryPolicy | None:
+    try:
+        return get_policy()
+    except StorageError:
+        return None
 
 
 def binding_for(numa: Numa | None, *, device: str | None, num_workers: int) -> Binding | None:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,7 +26,7 @@ from iopipe.loaders.arena import Place
 from iopipe.loaders.collate import as_column
 from iopipe.loaders.workers.channels import ResultSender, end_with, receive_descriptor
 from iopipe.loaders.workers.mapping import map_shared
-from iopipe.loaders.workers.nearby import bind_worker
+from iopipe.loaders.workers.nearby import Home, bind_worker, home_of_this_thread, settle
 from iopipe.loaders.workers.slabs import Arena
 from iopipe.protocols import BoolArray, Cause, Column, Int64Array, Samples, Source, Store
 from iopipe.stages import Stage
@@ -42,6 +42,7 @@ class Program:
     stages: tuple[Stage, ...]
     """All that work on samples, after the read."""
     seed: int
+    home: Home = field(default_factory=home_of_this_thread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ def work(
     binding: Binding | None,
 ) -> None:
     """The main function of a worker process; returns when the pool hangs up."""
-    bind_worker(binding, number)  # before it allocates and starts threads
+    settle(program.home)  # before any thread is started or memory is touched
+    bind_worker(binding, number)
     for other in inherited:
         other.close()  # a fork's copies of the pool's ends, which would keep them open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool's process ends us

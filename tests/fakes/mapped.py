@@ -35,6 +35,11 @@ def ragged(sample: dict[str, Any]) -> dict[str, Any]:
     return {"rows": np.arange(int(sample["cls"]) % 7 + 1)}
 
 
+def where(sample: dict[str, Any]) -> dict[str, Any]:
+    """The CPUs that this process may run on, as a row of bits."""
+    return {"cpus": np.array([cpu in os.sched_getaffinity(0) for cpu in range(1024)])}
+
+
 def broken(sample: dict[str, Any]) -> dict[str, Any]:
     return {"x": 1 // (int(sample["cls"]) - 11)}
 

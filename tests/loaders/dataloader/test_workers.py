@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -297,6 +299,20 @@ def test_workers_are_not_forked_beside_threads(monkeypatch: pytest.MonkeyPatch) 
         assert start.start_method() == "forkserver"
         patch.setattr(start, "_is_guarded", lambda: False)
         assert start.start_method() == "fork"
+
+
+def test_a_fork_server_imports_what_workers_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_danger", lambda: "CUDA is in use")
+    server = SimpleNamespace(_preload_modules=["__main__"])
+    server.set_forkserver_preload = lambda names: setattr(server, "_preload_modules", names)
+    monkeypatch.setattr(start.forkserver, "_forkserver", server)
+    assert start.start_method() == "forkserver"
+    assert server._preload_modules[0] == "__main__"
+    assert all(importlib.util.find_spec(name) for name in server._preload_modules[1:])
+    assert "iopipe.loaders.read" in server._preload_modules
+    server._preload_modules = ["the_programs_own"]
+    start.start_method()
+    assert server._preload_modules == ["the_programs_own"]
 
 
 def test_what_cannot_be_sent_is_forked_all_the_same() -> None:

@@ -266,6 +266,23 @@ def test_workers_of_a_fork_server(images: Path, monkeypatch: pytest.MonkeyPatch)
     same(delivered(pipeline.workers(2)), delivered(pipeline))
 
 
+def test_workers_run_where_their_trainer_runs_now(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the fork server was started when the trainer ran elsewhere."""
+    monkeypatch.setattr(pool, "start_method", lambda: "forkserver")
+    before = os.sched_getaffinity(0)
+    pipeline = read(images).map(mapped.where).batch(70).workers(1)
+    try:
+        for allowed in (before, {max(before)}, before):
+            os.sched_setaffinity(0, allowed)
+            batch = delivered(pipeline)[0]
+            rows = np.stack([np.flatnonzero(row) for row in batch["cpus"]])
+            assert rows.tolist() == [sorted(allowed)] * 70
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def test_what_cannot_be_sent_is_forked(
     images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
