@@ -13,6 +13,7 @@ from typing import Any
 
 from iopipe.errors import MissingDependency, NotFoundError, PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.answers import cleaned, said, shown
 
 
 class RemoteStore:
@@ -53,7 +54,7 @@ class RemoteStore:
         with _mapped("find", path):
             found: dict[str, Any] = self._files.info(path)
         if found.get("type") == "directory" or found.get("size") is None:
-            raise StorageError(f"cannot read {path!r}: it is a folder; give the path of an object")
+            raise StorageError(f"cannot read {shown(path)}: it is a folder; give the path of an object")
         return found
 
     def glob(self, pattern: str) -> list[str]:
@@ -73,7 +74,7 @@ class RemoteStore:
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
         if offset < 0:
-            raise StorageError(f"cannot read {path!r} at offset {offset}: give 0 or more")
+            raise StorageError(f"cannot read {shown(path)} at offset {offset}: give 0 or more")
         size = self._sizes.get(path)
         end = min(offset + len(buffer), self.size(path) if size is None else size)
         if offset >= end:
@@ -118,9 +119,9 @@ def _file_system(url: str) -> Any:
     try:
         files, _ = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise MissingDependency(f"no file system for {url!r}: {error}") from error
+        raise MissingDependency(f"no file system for {shown(url)}: {said(error)}") from error
     except ValueError as error:
-        raise StorageError(f"no store for {url!r}: {error}") from error
+        raise StorageError(f"no store for {shown(url)}: {said(error)}") from cleaned(error)
     return files
 
 
@@ -130,9 +131,13 @@ def _mapped(action: str, path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFoundError(f"cannot {action} {path!r}: there is no such object") from error
+        raise NotFoundError(f"cannot {action} {shown(path)}: there is no such object") from cleaned(
+            error
+        )
     except Exception as error:
-        raise StorageError(f"cannot {action} {path!r}: {type(error).__name__}: {error}") from error
+        raise StorageError(
+            f"cannot {action} {shown(path)}: {type(error).__name__}: {said(error)}"
+        ) from cleaned(error)
 
 
 def _from_settings(url: str, num_threads: int) -> RemoteStore:
