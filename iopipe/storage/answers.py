@@ -14,7 +14,9 @@ from typing import Any
 from iopipe.errors import NotFoundError, StorageError
 
 _STATUS = re.compile(r"status code: (\d{3})\b")
-_TOO_OFTEN = re.compile(r"SlowDown|TooManyRequests|ServerBusy|OperationAborted|Throttl", re.IGNORECASE)
+_TOO_OFTEN = re.compile(
+    r"SlowDown|TooManyRequests|ServerBusy|OperationAborted|Throttl", re.IGNORECASE
+)
 _PASSING = re.compile(
     r"error sending|body error|timed? ?out|connection|kind: (Interrupted|Timeout|Connect)|"
     r"UnexpectedEof|InternalError|RequestTimeout",

@@ -25,7 +25,8 @@ _ENOUGH = 50
 _QUANTILE, _TIMES_MEDIAN = 0.99, 3.0
 _LEAST_SECONDS = 0.05
 _LOOK_SECONDS = 0.05
-_FIRST_CREDIT_BYTES, _MAX_CREDIT_BYTES = 8 << 20, 64 << 20
+_LEAST_BYTES, _MAX_CREDIT_BYTES = 64 << 10, 64 << 20
+"""What a small request counts as, for the server; what may be saved up."""
 
 
 class Over(Exception):
@@ -35,7 +36,16 @@ class Over(Exception):
 class Race:
     """One request, and whoever wants to serve it."""
 
-    __slots__ = ("_lock", "_reads", "begun", "error", "is_hedged", "is_over", "num_bytes", "request")
+    __slots__ = (
+        "_lock",
+        "_reads",
+        "begun",
+        "error",
+        "is_hedged",
+        "is_over",
+        "num_bytes",
+        "request",
+    )
 
     def __init__(self, request: ReadRequest, reads: RacedReads) -> None:
         self.request = request
@@ -126,12 +136,12 @@ class Hedges:
         self._lock = threading.Lock()
         self._seconds: dict[int, tuple[deque[float], list[float]]] = {}
         """By size class: in the order of their coming, and sorted."""
-        self._credit_bytes = float(_FIRST_CREDIT_BYTES if share else 0)
+        self._credit_bytes = 0.0
         self.num_hedged = self.num_won = 0
 
     def served(self, num_bytes: int, seconds: float) -> None:
         with self._lock:
-            credit = self._credit_bytes + self._share * num_bytes
+            credit = self._credit_bytes + self._share * max(num_bytes, _LEAST_BYTES)
             self._credit_bytes = min(credit, _MAX_CREDIT_BYTES)
             recent, ordered = self._seconds.setdefault(_class_of(num_bytes), (deque(), []))
             recent.append(seconds)
@@ -154,11 +164,12 @@ class Hedges:
         limit = self.unusual_seconds(num_bytes)
         if limit is None or race.begun is None or self._clock() - race.begun < limit:
             return False
+        cost = max(num_bytes, _LEAST_BYTES)
         with self._lock:
-            if race.is_hedged or race.is_over or num_bytes > self._credit_bytes:
+            if race.is_hedged or race.is_over or cost > self._credit_bytes:
                 return False
             race.is_hedged = True
-            self._credit_bytes -= num_bytes
+            self._credit_bytes -= cost
             self.num_hedged += 1
             return True
 

@@ -66,7 +66,9 @@ def open_store(
 
         return CachedStore(store, cache, max_bytes=max_cache_bytes)
     if cache is not None:
-        raise PipelineError(f"cache is for remote stores, and {url!r} is here already: leave it out")
+        raise PipelineError(
+            f"cache is for remote stores, and {url!r} is here already: leave it out"
+        )
     if scheme == "file":
         return _local(url, prefer or "posix", require, options)
     if prefer is not None:

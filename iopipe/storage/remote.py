@@ -54,7 +54,9 @@ class RemoteStore:
         with _mapped("find", path):
             found: dict[str, Any] = self._files.info(path)
         if found.get("type") == "directory" or found.get("size") is None:
-            raise StorageError(f"cannot read {shown(path)}: it is a folder; give the path of an object")
+            raise StorageError(
+                f"cannot read {shown(path)}: it is a folder; give the path of an object"
+            )
         return found
 
     def glob(self, pattern: str) -> list[str]:

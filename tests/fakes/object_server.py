@@ -56,7 +56,9 @@ class ObjectServer:
         self._level, self._at = 0.0, time.monotonic()
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.endpoint}/"
@@ -142,7 +144,9 @@ def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
                 first, last, status = int(start), min(int(end), len(content) - 1), 206
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             part = content[first : last + 1]
-            self._answer(status, body(part), headers=headers, length=len(part), is_cut=fault == "cut")
+            self._answer(
+                status, body(part), headers=headers, length=len(part), is_cut=fault == "cut"
+            )
 
         def _list(self, prefix: str) -> None:
             bucket = self.path.lstrip("/").partition("?")[0].rstrip("/")
