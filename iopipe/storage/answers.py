@@ -24,6 +24,9 @@ _PASSING = re.compile(
 )
 _UNSORTED = ("GenericError", "BaseError")
 """What obstore calls everything that has no class of its own (404, 401, 403, 412, ...)."""
+_CAUSE = re.compile(r'message: "([^"]+)"')
+"""What the operating system said, among the details of obstore's errors."""
+_TOO_MANY_FILES = re.compile(r"code: 24\b|os error 24\b")
 _URL = re.compile(r"https?://\S+")
 _METADATA = re.compile(
     r"169\.254\.\d+\.\d+|metadata\.google|latest/(api/token|meta-data)|metadata/identity|"
@@ -80,6 +83,8 @@ def may_pass(error: Exception) -> bool:
         return True
     text = _text(error)
     status = _status(text)
+    if _TOO_MANY_FILES.search(text):
+        return False
     return status in (408, 500, 502, 504) or (
         status is None and type(error).__name__ == "GenericError" and bool(_PASSING.search(text))
     )
@@ -109,6 +114,8 @@ def mapped(error: Exception, what: str, *, scheme: str, options: Iterable[str]) 
         return StorageError(f"{what}: it changed since it was opened; open the dataset again")
     if kind in ("PermissionDeniedError", "UnauthenticatedError"):
         return StorageError(f"{what}: the server refuses it; {chain(scheme, options)}")
+    if _TOO_MANY_FILES.search(_text(error)):
+        return StorageError(f"{what}: too many open files; raise `ulimit -n`")
     if is_of_credentials(error):
         return StorageError(f"{what}: no credentials were found; {chain(scheme, options)}")
     return StorageError(f"{what}: {kind}: {said(error)}")
@@ -129,7 +136,9 @@ def chain(scheme: str, options: Iterable[str]) -> str:
 
 def said(error: BaseException) -> str:
     """The message without what may be secret."""
-    return _SECRETS.sub("[left out]", str(error).partition("\n\nDebug source")[0])[:500]
+    text, _, details = str(error).partition("\n\nDebug source")
+    causes = [cause for cause in _CAUSE.findall(details) if cause not in text]
+    return _SECRETS.sub("[left out]", ": ".join([text, *causes]))[:500]
 
 
 def cleaned(error: Exception) -> Exception:
