@@ -167,9 +167,10 @@ class ObjectStore:
         )
 
     def close(self) -> None:
-        """Wait for the reads under way and end the threads; idempotent."""
+        """Wait for the reads under way, end threads and connections; idempotent."""
         self._threads.close()
         self._hedge_threads.close()
+        self._client = None
 
     # ---- one request -----------------------------------------------------------------
 
@@ -253,6 +254,8 @@ class ObjectStore:
 
     def _tried(self, action: str, path: str, call: Callable[[float], Any]) -> Any:
         """`call(start)`, again and again while its failures may pass."""
+        if self._client is None:
+            self._threads.check_usable()
         begun = time.monotonic()
         pause = _BACKOFF_SECONDS
         while True:
