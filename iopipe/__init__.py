@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from iopipe.storage import PosixStore as PosixStore
     from iopipe.storage import UringStore as UringStore
     from iopipe.storage import open_store as open_store
+    from iopipe.storage.cache import CachedStore as CachedStore
     from iopipe.storage.device import DeviceRead as DeviceRead
     from iopipe.storage.gds import GdsStore as GdsStore
     from iopipe.topology import Binding as Binding
@@ -70,6 +71,7 @@ _HOMES = {
     "ArrowSource": "iopipe.readers",
     "AuditReport": "iopipe.audit",
     "Binding": "iopipe.topology",
+    "CachedStore": "iopipe.storage.cache",
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",

@@ -50,7 +50,7 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "iopipe[demo]",
         ),
         (
-            "import iopipe\niopipe.open_store('s3://bucket', prefer='objects')",
+            "import iopipe\niopipe.open_store('s3://bucket')",
             "iopipe[objects]",
         ),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),

@@ -2,7 +2,7 @@
 
 Stands where `storage.posix` stands, for URLs.  Invariant: all bytes of an object come from one
 version of it, the one that was there when this store first looked; if it changes, that is an
-error.  No message, log line or `repr` holds a credential or a URL's query.
+error.
 """
 
 from __future__ import annotations
@@ -12,33 +12,41 @@ import random
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from iopipe.errors import MissingDependency, NotFoundError, PipelineError, StorageError
+from iopipe.errors import MissingDependency, PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.answers import (
+    Changed,
+    Incomplete,
+    cleaned,
+    is_of_credentials,
+    is_too_often,
+    mapped,
+    may_pass,
+    said,
+    shown,
+    tag_of,
+)
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
+from iopipe.storage.hedging import Hedges, Over, Race, RacedReads
 from iopipe.storage.pace import Pace
-from iopipe.storage.threads import ReadThreads, SharedReads
+from iopipe.storage.threads import ReadThreads
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 
 _log = logging.getLogger(__name__)
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
-_TOO_OFTEN = re.compile(r"\b(429|503)\b|SlowDown|TooManyRequests|ServerBusy", re.IGNORECASE)
-_PASSING = re.compile(
-    r"\b(500|502|504)\b|timed? ?out|connection|reset|broken pipe|incomplete|unexpected e|"
-    r"error sending|error decoding|InternalError|RequestTimeout",
-    re.IGNORECASE,
-)
-_SECRETS = re.compile(
-    r"(\?|%3F)\S*|(?i:(authorization|x-amz-[a-z-]+|signature|sig|token|key|secret|password)"
-    r"[\"']?\s*[:=]\s*)\S+"
-)
+_CREDENTIAL_SECONDS = 3.0
+"""For how long credentials are looked for again: a metadata service may be asked too often."""
+_STALL_SECONDS = 15.0
+"""A connection that brings nothing for so long is given up."""
+_HEDGE_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,8 @@ class ObjectStore:
     looked for as obstore does: environment, then the machine's metadata service.  Ranges longer
     than `part_bytes` are cut; at most `concurrency` requests are under way, fewer while the
     server is found to be slower.  A request is tried again, with growing and random pauses,
-    until `deadline_seconds` have passed.
+    until `deadline_seconds` have passed since it was first sent.  One that takes unusually long
+    is sent a second time, as long as that costs no more than `hedge_share` of the bytes.
 
     A pickled store travels as its settings, credentials among `options` included.
     """
@@ -70,20 +79,26 @@ class ObjectStore:
         part_bytes: int = 8 << 20,
         concurrency: int = 32,
         deadline_seconds: float = 60.0,
+        hedge_share: float = 0.02,
     ) -> None:
         check_task_bytes(part_bytes)
         if concurrency < 1:
             raise PipelineError(f"concurrency={concurrency} must be 1 or more")
+        if not 0 <= hedge_share <= 1:
+            raise PipelineError(f"hedge_share={hedge_share} must be from 0, for none, to 1")
         self._root = _root_of(url)
         self._options = dict(options or {})
         self._part_bytes = part_bytes
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
-        self._obstore, self._client = _client(self._root, self._options)
+        self._hedge_share = hedge_share
+        self._obstore, self._client = _client(self._root, self._options, deadline_seconds)
         self._pace = Pace(max_places=concurrency)
+        self._hedges = Hedges(share=hedge_share)
         self._versions: dict[str, _Version] = {}
         self._lock = threading.Lock()
         self._threads = ReadThreads(concurrency, name="iopipe-objects")
+        self._hedge_threads = ReadThreads(_HEDGE_THREADS, name="iopipe-objects-hedges")
 
     def __reduce__(self) -> tuple[Callable[..., ObjectStore], tuple[Any, ...]]:
         settings = {
@@ -91,6 +106,7 @@ class ObjectStore:
             "part_bytes": self._part_bytes,
             "concurrency": self._concurrency,
             "deadline_seconds": self._deadline_seconds,
+            "hedge_share": self._hedge_share,
         }
         return _from_settings, (self._root, settings)
 
@@ -101,6 +117,16 @@ class ObjectStore:
     def num_refused(self) -> int:
         """Requests that the server refused because it was asked too often."""
         return self._pace.num_refused
+
+    @property
+    def num_hedged(self) -> int:
+        """Requests that were late and were sent a second time."""
+        return self._hedges.num_hedged
+
+    @property
+    def num_hedges_won(self) -> int:
+        """Those of them whose second answer came first."""
+        return self._hedges.num_won
 
     def size(self, path: str) -> int:
         return self._look(path).size
@@ -113,7 +139,7 @@ class ObjectStore:
         key = self._key(pattern)
         prefix = re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0]
         wanted = re.compile(_pattern(key))
-        found = self._tried("list", pattern, lambda: self._listed(prefix))
+        found = self._tried("list", pattern, lambda _: self._listed(prefix))
         return sorted(f"{self._root}/{one}" for one in found if wanted.fullmatch(one))
 
     def local_path(self, path: str) -> None:
@@ -128,8 +154,8 @@ class ObjectStore:
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         split = split_requests(requests, task_bytes=self._part_bytes)
         tasks = requests if split is None else split.requests
-        reads = SharedReads(len(tasks))
-        self._threads.start(tasks, deque(range(len(tasks))), reads, self._read)
+        reads = RacedReads(tasks, look_after=self._look_after)
+        self._threads.run(partial(reads.drain, self._serve), num_threads=len(tasks))
         return reads if split is None else SplitReads(reads, split)
 
     def describe(self) -> str:
@@ -141,73 +167,118 @@ class ObjectStore:
         )
 
     def close(self) -> None:
-        """Wait for the reads under way and end the threads; idempotent."""
+        """Wait for the reads under way, end threads and connections; idempotent."""
         self._threads.close()
+        self._hedge_threads.close()
+        self._client = None
 
     # ---- one request -----------------------------------------------------------------
 
-    def _read(self, request: ReadRequest) -> int:
-        path, offset, buffer = request.path, request.offset, request.buffer
+    def _serve(self, race: Race) -> None:
+        path, offset = race.request.path, race.request.offset
         if offset < 0:
-            raise StorageError(f"cannot read {_shown(path)} at offset {offset}: give 0 or more")
+            raise StorageError(f"cannot read {shown(path)} at offset {offset}: give 0 or more")
         version = self._look(path)
-        end = min(offset + len(buffer), version.size)
+        end = min(offset + len(race.request.buffer), version.size)
         if offset >= end:
-            return 0
-        action = f"read {end - offset} bytes at offset {offset} of"
+            race.win(memoryview(b""))
+            return
+
+        def fetch(start: float) -> None:
+            if race.is_over:
+                raise Over
+            race.begun = race.begun or start
+            content = self._fetch(path, offset, end, version)
+            self._hedges.served(len(content), time.monotonic() - start)
+            race.win(content)
+
+        self._tried(_reading(race.request), path, fetch)
+
+    def _fetch(self, path: str, offset: int, end: int, version: _Version) -> memoryview:
         get: dict[str, Any] = {"range": (offset, end)}
         if version.tag is not None:
             get["if_match"] = version.tag
+        result = self._obstore.get(self._client, self._key(path), options=get)
+        # A server or a cache between may not look at If-Match.
+        if version.tag is not None and tag_of(result.meta) not in (version.tag, None):
+            raise Changed
+        content = memoryview(result.bytes()).cast("B")
+        if len(content) != end - offset or result.meta["size"] != version.size:
+            raise Incomplete(f"incomplete answer: {len(content)} of {end - offset} bytes")
+        return content
 
-        def fetch() -> int:
-            result = self._obstore.get(self._client, self._key(path), options=get)
-            content = memoryview(result.bytes()).cast("B")
-            if len(content) != end - offset or result.meta["size"] != version.size:
-                raise _Incomplete(f"incomplete answer: {len(content)} of {end - offset} bytes")
-            buffer[: len(content)] = content
-            return len(content)
+    def _look_after(self, race: Race) -> None:
+        """Called by the thread that waits for a race: is it late, is its time up?"""
+        assert race.begun is not None
+        if time.monotonic() - race.begun > self._deadline_seconds + _BACKOFF_SECONDS:
+            where = f"{_reading(race.request)} {shown(race.request.path)}"
+            race.fail(
+                StorageError(f"cannot {where} within {self._deadline_seconds:g} s: no answer")
+            )
+        elif self._pace.rate is None and self._hedges.may_ask_twice(race):
+            self._hedge_threads.run(partial(self._hedge, race), num_threads=1)
 
-        return int(self._tried(action, path, fetch))
+    def _hedge(self, race: Race) -> None:
+        request, version = race.request, self._look(race.request.path)
+        start = self._pace.begin_beside()
+        try:
+            end = min(request.offset + len(request.buffer), version.size)
+            race.win(self._fetch(request.path, request.offset, end, version))
+        except Over:
+            self._pace.failed()
+        except Exception as error:  # the first request goes on and says what is wrong
+            self._note(error, start)
+            _log.debug("second try of %s: %s", shown(request.path), said(error))
+        else:
+            self._pace.served()
+            self._hedges.won()
 
     def _look(self, path: str) -> _Version:
         with self._lock:
             found = self._versions.get(path)
         if found is None:
-            found = self._tried("find", path, lambda: self._head(path))
+            key = self._key(path)
+            found = self._tried("find", path, lambda _: self._head(key))
             with self._lock:
                 found = self._versions.setdefault(path, found)
         return found
 
-    def _head(self, path: str) -> _Version:
-        about = self._obstore.head(self._client, self._key(path))
-        tag = about.get("e_tag")
-        # A weak tag names no bytes, and servers refuse to compare ranges by it.
-        strong = tag if tag and not tag.startswith("W/") else None
-        word = tag or f"{about['size']}-{about['last_modified']}"
-        return _Version(int(about["size"]), strong, word)
+    def _head(self, key: str) -> _Version:
+        about = self._obstore.head(self._client, key)
+        word = about.get("e_tag") or f"{about['size']}-{about['last_modified']}"
+        return _Version(int(about["size"]), tag_of(about), word)
 
     def _listed(self, prefix: str) -> list[str]:
         parts = self._obstore.list(self._client, prefix or None)
         return [str(one["path"]) for part in parts for one in part]
 
-    def _tried(self, action: str, path: str, call: Callable[[], Any]) -> Any:
-        """`call()`, again and again while its failures may pass."""
-        end = time.monotonic() + self._deadline_seconds
+    def _tried(self, action: str, path: str, call: Callable[[float], Any]) -> Any:
+        """`call(start)`, again and again while its failures may pass."""
+        if self._client is None:
+            self._threads.check_usable()
+        begun = time.monotonic()
         pause = _BACKOFF_SECONDS
         while True:
             start = self._pace.begin()
             try:
-                result = call()
+                result = call(start)
+            except Over:
+                self._pace.failed()
+                raise
             except Exception as error:
                 is_refused = self._note(error, start)
-                if not (is_refused or _passes(error)):
-                    raise self._mapped(error, action, path) from _cleaned(error)
-                if time.monotonic() + pause > end:
-                    raise StorageError(
-                        f"cannot {action} {_shown(path)} within {self._deadline_seconds:g} s: "
-                        f"{_said(error)}"
-                    ) from _cleaned(error)
-                _log.debug("%s %s again: %s", action, _shown(path), _said(error))
+                what = f"cannot {action} {shown(path)}"
+                if not (is_refused or may_pass(error)):
+                    raise self._mapped(error, what) from cleaned(error)
+                seconds = self._deadline_seconds
+                if is_of_credentials(error) and seconds > _CREDENTIAL_SECONDS:
+                    seconds = _CREDENTIAL_SECONDS
+                if time.monotonic() + pause > begun + seconds:
+                    if is_of_credentials(error):
+                        raise self._mapped(error, what) from cleaned(error)
+                    text = f"{what} within {seconds:g} s: {said(error)}"
+                    raise StorageError(text) from cleaned(error)
+                _log.debug("%s %s again: %s", action, shown(path), said(error))
             else:
                 self._pace.served()
                 return result
@@ -215,52 +286,48 @@ class ObjectStore:
             pause = min(2 * pause, _MAX_BACKOFF_SECONDS)
 
     def _note(self, error: Exception, start: float) -> bool:
-        is_refused = _TOO_OFTEN.search(_said(error)) is not None
+        is_refused = is_too_often(error)
         if is_refused:
             self._pace.refused(start)
         else:
             self._pace.failed()
         return is_refused
 
-    def _mapped(self, error: Exception, action: str, path: str) -> StorageError:
-        kinds = self._obstore.exceptions
-        what = f"cannot {action} {_shown(path)}"
-        if isinstance(error, kinds.NotFoundError | FileNotFoundError):
-            return NotFoundError(f"{what}: there is no such object")
-        if isinstance(error, kinds.PreconditionError):
-            return StorageError(f"{what}: it changed since it was opened; open the dataset again")
-        if isinstance(error, kinds.PermissionDeniedError | kinds.UnauthenticatedError):
-            return StorageError(f"{what}: the server refuses it; {self._chain()}")
-        return StorageError(f"{what}: {type(error).__name__}: {_said(error)}")
-
-    def _chain(self) -> str:
-        given = sorted(self._options)
-        return (
-            f"credentials were looked for in the options given ({', '.join(given) or 'none'}), "
-            "then the environment, then the machine's metadata service"
-        )
+    def _mapped(self, error: Exception, what: str) -> StorageError:
+        scheme = self._root.partition("://")[0]
+        return mapped(error, what, scheme=scheme, options=self._options)
 
     def _key(self, path: str) -> str:
         start = f"{self._root}/"
         if not path.startswith(start):
-            raise StorageError(f"{_shown(path)} does not lie in {self._root}: open another store")
+            raise StorageError(f"{shown(path)} does not lie in {self._root}: open another store")
+        if "?" in path and start.startswith("http"):
+            raise StorageError(
+                f"{shown(path)} has a query: presigned URLs are read with prefer='fsspec'"
+            )
         return path[len(start) :]
 
 
-class _Incomplete(Exception):
-    """An answer that is shorter than it said."""
+def _reading(request: ReadRequest) -> str:
+    return f"read {len(request.buffer)} bytes at offset {request.offset} of"
 
 
-def _client(root: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _client(root: str, options: dict[str, Any], deadline_seconds: float) -> tuple[Any, Any]:
     try:
         import obstore
         import obstore.exceptions
         from obstore.store import from_url
     except ImportError as error:
         raise MissingDependency(
-            "iopipe.storage.objects needs obstore: pip install 'iopipe[objects]'"
+            f"iopipe.storage.objects needs obstore for {root}: pip install 'iopipe[objects]', "
+            "or ask for prefer='fsspec'"
         ) from error
-    client_options: Any = {"timeout": "30s", "connect_timeout": "10s"}
+    stall = min(_STALL_SECONDS, deadline_seconds)
+    client_options: Any = {
+        "timeout": f"{int(deadline_seconds * 1000)}ms",
+        "read_timeout": f"{int(stall * 1000)}ms",
+        "connect_timeout": "10s",
+    }
     if root.startswith("http://") or str(options.get("endpoint", "")).startswith("http://"):
         client_options["allow_http"] = True
     client_options |= options.get("client_options", {})
@@ -271,38 +338,17 @@ def _client(root: str, options: dict[str, Any]) -> tuple[Any, Any]:
             root, client_options=client_options, retry_config={"max_retries": 0}, **rest
         )
     except (ValueError, TypeError, obstore.exceptions.BaseError) as error:
-        raise StorageError(f"no store for {root!r}: {_said(error)}") from _cleaned(error)
+        raise StorageError(f"no store for {root!r}: {said(error)}") from cleaned(error)
     return obstore, client
 
 
 def _root_of(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname:
-        raise StorageError(f"no store for {_shown(url)}: give a URL of {', '.join(SCHEMES)}")
+        raise StorageError(f"no store for {shown(url)}: give a URL of {', '.join(SCHEMES)}")
     if parts.username or parts.password:
         raise StorageError("a URL must not hold a user or a password: give them as options")
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _passes(error: Exception) -> bool:
-    return isinstance(error, _Incomplete | TimeoutError | ConnectionError) or (
-        type(error).__name__ == "GenericError" and _PASSING.search(_said(error)) is not None
-    )
-
-
-def _said(error: BaseException) -> str:
-    """The message without what may be secret."""
-    return _SECRETS.sub("[left out]", str(error))[:500]
-
-
-def _cleaned(error: Exception) -> Exception:
-    """The cause that a traceback shows must be as clean as the message."""
-    return RuntimeError(f"{type(error).__name__}: {_said(error)}")
-
-
-def _shown(path: str) -> str:
-    """A path in a message: without a query, where presigned URLs have their signature."""
-    return repr(path.partition("?")[0])
 
 
 def _pattern(key: str) -> str:

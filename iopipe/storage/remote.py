@@ -13,21 +13,26 @@ from typing import Any
 
 from iopipe.errors import MissingDependency, NotFoundError, PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.answers import cleaned, said, shown
+from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 
 
 class RemoteStore:
     """A `Store` over one fsspec file system; paths are its URLs.
 
-    Every request of `submit` is one range request, `num_threads` of them at a time.
+    Ranges longer than `part_bytes` are cut; every part is one range request, `num_threads` of
+    them at a time.
     Credentials are those that the file system finds by itself; they appear in no message.
     """
 
-    def __init__(self, url: str, *, num_threads: int = 16) -> None:
+    def __init__(self, url: str, *, num_threads: int = 16, part_bytes: int = 8 << 20) -> None:
         """`url` is any of the file system's; it decides which one that is."""
+        check_task_bytes(part_bytes)
         if num_threads < 1:
             raise PipelineError(f"num_threads={num_threads} must be 1 or more")
         self._url = url
         self._num_threads = num_threads
+        self._part_bytes = part_bytes
         self._scheme = url.partition("://")[0]
         self._files = _file_system(url)
         self._sizes: dict[str, int] = {}
@@ -35,8 +40,8 @@ class RemoteStore:
         size costs as much as one for their bytes."""
         self._pool: ThreadPoolExecutor | None = None
 
-    def __reduce__(self) -> tuple[Callable[..., RemoteStore], tuple[str, int]]:
-        return _from_settings, (self._url, self._num_threads)
+    def __reduce__(self) -> tuple[Callable[..., RemoteStore], tuple[str, int, int]]:
+        return _from_settings, (self._url, self._num_threads, self._part_bytes)
 
     def size(self, path: str) -> int:
         self._sizes[path] = int(self._object(path)["size"])
@@ -52,8 +57,12 @@ class RemoteStore:
     def _object(self, path: str) -> dict[str, Any]:
         with _mapped("find", path):
             found: dict[str, Any] = self._files.info(path)
+        if found.get("type") == "other":
+            raise StorageError(f"cannot read {shown(path)}: it is a pipe, socket or device")
         if found.get("type") == "directory" or found.get("size") is None:
-            raise StorageError(f"cannot read {path!r}: it is a folder; give the path of an object")
+            raise StorageError(
+                f"cannot read {shown(path)}: it is a folder; give the path of an object"
+            )
         return found
 
     def glob(self, pattern: str) -> list[str]:
@@ -73,7 +82,7 @@ class RemoteStore:
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
         if offset < 0:
-            raise StorageError(f"cannot read {path!r} at offset {offset}: give 0 or more")
+            raise StorageError(f"cannot read {shown(path)} at offset {offset}: give 0 or more")
         size = self._sizes.get(path)
         end = min(offset + len(buffer), self.size(path) if size is None else size)
         if offset >= end:
@@ -86,12 +95,11 @@ class RemoteStore:
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._num_threads, "iopipe-remote")
-        return _Reads(
-            [
-                self._pool.submit(self.read_into, request.path, request.offset, request.buffer)
-                for request in requests
-            ]
-        )
+        split = split_requests(requests, task_bytes=self._part_bytes)
+        tasks = requests if split is None else split.requests
+        submit = self._pool.submit
+        reads = _Reads([submit(self.read_into, one.path, one.offset, one.buffer) for one in tasks])
+        return reads if split is None else SplitReads(reads, split)
 
     def describe(self) -> str:
         return f"remote: {self._scheme} through fsspec, {self._num_threads} threads"
@@ -118,9 +126,9 @@ def _file_system(url: str) -> Any:
     try:
         files, _ = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise MissingDependency(f"no file system for {url!r}: {error}") from error
+        raise MissingDependency(f"no file system for {shown(url)}: {said(error)}") from error
     except ValueError as error:
-        raise StorageError(f"no store for {url!r}: {error}") from error
+        raise StorageError(f"no store for {shown(url)}: {said(error)}") from cleaned(error)
     return files
 
 
@@ -130,10 +138,14 @@ def _mapped(action: str, path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFoundError(f"cannot {action} {path!r}: there is no such object") from error
+        raise NotFoundError(f"cannot {action} {shown(path)}: there is no such object") from cleaned(
+            error
+        )
     except Exception as error:
-        raise StorageError(f"cannot {action} {path!r}: {type(error).__name__}: {error}") from error
+        raise StorageError(
+            f"cannot {action} {shown(path)}: {type(error).__name__}: {said(error)}"
+        ) from cleaned(error)
 
 
-def _from_settings(url: str, num_threads: int) -> RemoteStore:
-    return RemoteStore(url, num_threads=num_threads)
+def _from_settings(url: str, num_threads: int, part_bytes: int) -> RemoteStore:
+    return RemoteStore(url, num_threads=num_threads, part_bytes=part_bytes)

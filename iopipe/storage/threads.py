@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeAlias
 
 from iopipe.errors import StorageError
@@ -84,6 +85,15 @@ class ReadThreads:
     def is_forked(self) -> bool:
         return os.getpid() != self._process_id
 
+    def run(self, call: Callable[[], None], *, num_threads: int) -> list[Future[None]]:
+        """Start `call` in that many threads, or in all there are."""
+        with self._lock:
+            self.check_usable()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.num_threads, self._name)
+            num_threads = min(self.num_threads, num_threads)
+            return [self._pool.submit(call) for _ in range(num_threads)]
+
     def start(
         self, requests: Sequence[ReadRequest], left: deque[int], reads: SharedReads, read: ReadOne
     ) -> None:
@@ -91,12 +101,8 @@ class ReadThreads:
         if self.num_threads == 0:
             reads.here = lambda: self._drain_here(requests, left, reads, read)
             return
-        with self._lock:
-            self.check_usable()
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.num_threads, self._name)
-            for _ in range(min(self.num_threads, len(left))):
-                reads.futures.append(self._pool.submit(reads.drain, requests, left, read))
+        drain = partial(reads.drain, requests, left, read)
+        reads.futures += self.run(drain, num_threads=len(left))
 
     def _drain_here(
         self, requests: Sequence[ReadRequest], left: deque[int], reads: SharedReads, read: ReadOne

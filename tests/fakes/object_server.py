@@ -25,7 +25,8 @@ SLOW_DOWN = (
 
 @dataclass
 class Faults:
-    """What the next requests meet: for each a word, '' for none."""
+    """What the next requests meet, for each a word: '' for none, a status, 'reset', 'cut' (half
+    of the body), 'hang' (nothing until `released`), 'tag' (another version)."""
 
     coming: deque[str] = field(default_factory=deque)
     rate: float | None = None
@@ -48,16 +49,22 @@ class ObjectServer:
         self.faults = Faults()
         self.statuses: list[int] = []
         self.headers: list[dict[str, str]] = []
+        self.num_connections = 0
+        self.released = threading.Event()
+        """Set it and what hangs goes on."""
         self._lock = threading.Lock()
         self._level, self._at = 0.0, time.monotonic()
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.endpoint}/"
 
     def close(self) -> None:
+        self.released.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -84,6 +91,11 @@ class ObjectServer:
 def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            server.num_connections += 1
 
         def log_message(self, *_: object) -> None:
             """Nothing is printed."""
@@ -103,6 +115,8 @@ def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
                 self.connection.close()
                 self.close_connection = True
                 return
+            if fault == "hang":
+                server.released.wait(60)
             if fault.isdigit():
                 self._answer(int(fault), SLOW_DOWN if fault == "503" else b"")
                 return
@@ -114,11 +128,13 @@ def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
             if content is None:
                 self._answer(404, b"")
                 return
-            self._object(content, body, is_cut=fault == "cut")
+            self._object(content, body, fault)
 
-        def _object(self, content: bytes, body: Callable[[bytes], bytes], *, is_cut: bool) -> None:
+        def _object(self, content: bytes, body: Callable[[bytes], bytes], fault: str) -> None:
             tag = f'"{hashlib.md5(content).hexdigest()}"'
-            if self.headers.get("If-Match", tag) != tag:
+            if fault == "tag":
+                tag = '"another"'
+            elif self.headers.get("If-Match", tag) != tag:
                 self._answer(412, b"")
                 return
             headers = {"ETag": tag, "Last-Modified": "Mon, 23 Nov 2026 10:00:00 GMT"}
@@ -128,7 +144,9 @@ def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
                 first, last, status = int(start), min(int(end), len(content) - 1), 206
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             part = content[first : last + 1]
-            self._answer(status, body(part), headers=headers, length=len(part), is_cut=is_cut)
+            self._answer(
+                status, body(part), headers=headers, length=len(part), is_cut=fault == "cut"
+            )
 
         def _list(self, prefix: str) -> None:
             bucket = self.path.lstrip("/").partition("?")[0].rstrip("/")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iopipe.errors import MissingDependency, StorageError
+from iopipe.errors import MissingDependency, PipelineError, StorageError
 from iopipe.readers import DatasetWriter, open_source
 from iopipe.storage import MemoryStore, PosixStore, open_store
 
@@ -49,7 +49,28 @@ def test_other_schemes_are_those_of_fsspec(tmp_path: Path, monkeypatch: pytest.M
         open_store("no-such://b/k")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MissingDependency, match=r"no file system for 's3://b/k'.*s3fs"):
-        open_store("s3://b/k")
+        open_store("s3://b/k", prefer="fsspec")
+
+
+@pytest.mark.parametrize("url", ["s3://b/k", "gs://b/k", "az://b/k", "http://h/k", "https://h/k"])
+def test_objects_go_through_obstore_or_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"account_name": "a"} if url.startswith("az") else {}
+    with closing(open_store(url, options=options)) as store:
+        assert store.describe().startswith("objects: ") and "through obstore" in store.describe()
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'iopipe\[objects\]'"):
+        open_store(url)
+
+
+def test_preferences_that_do_not_fit() -> None:
+    with pytest.raises(StorageError, match="prefer='posix' is for local files"):
+        open_store("s3://b/k", prefer="posix")
+    with pytest.raises(PipelineError, match="give prefer='gds' with it"):
+        open_store("s3://b/k", require="gpudirect")
+    with pytest.raises(PipelineError, match="belong together"):
+        open_store("s3://b/k", cache="/tmp/c")
+    with pytest.raises(PipelineError, match="is here already"):
+        open_store("/data/a", cache="/tmp/c", max_cache_bytes=1 << 30)
 
 
 def test_a_dataset_is_read_through_fsspec(tmp_path: Path) -> None:
