@@ -10,7 +10,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -129,12 +129,13 @@ class Run:
         if self._pass is None:
             return self._meter.report()
         stages, edges = self._pass.engine.stage_reports(), self._pass.engine.edge_reports()
-        return self._meter.report(
+        report = self._meter.report(
             stages=stages,
             edges=edges,
             errors=self._pass.faults.report(),
             model=model_of_run(stages, edges),
         )
+        return replace(report, notes=self._pass.notes())
 
     def close(self) -> None:
         """Stop threads, close the store; idempotent.  A closed run cannot go on."""
@@ -320,9 +321,11 @@ class _Pass:
         if spec.read_ahead is not None and self._store is not None:
             coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
             self._ahead = spec.read_ahead(self._store, coming)
+        stages = spec.stages(self._ahead or self._store, self._workers, delivery)
+        self._held = [stage.held for stage in stages if stage.held is not None]
         self.engine = Engine(
             spec.plan.tasks(cursor),
-            spec.stages(self._ahead or self._store, self._workers, delivery),
+            stages,
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
             window=spec.window,
@@ -330,10 +333,15 @@ class _Pass:
             delivery=delivery,
         )
 
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for held in self._held for note in held.notes())
+
     def close(self) -> None:
         if self._workers is not None:
             self._workers.close()  # before the threads that wait for them
         self.engine.close()
+        for held in self._held:
+            held.close()
         if self._delivery is not None:
             self._delivery.close()
         if self._ahead is not None:

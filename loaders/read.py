@@ -14,8 +14,9 @@ from typing import Any
 
 from iopipe.errors import PipelineError
 from iopipe.loaders.cuda import CudaLink
-from iopipe.loaders.decode import make_decoder
+from iopipe.loaders.decode import make_decoder, open_engine
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.device_columns import DeviceColumns
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
 from iopipe.loaders.workers.pool import WorkerPool
@@ -26,7 +27,7 @@ from iopipe.pipeline import Pipeline
 from iopipe.protocols import ByteRange, ErrorPolicy, Samples, Source, Store
 from iopipe.readers import open_source
 from iopipe.readers.packed import PackedSource
-from iopipe.stages import Delivery, ImageOptions, Stage, Workers
+from iopipe.stages import Delivery, Held, ImageOptions, Stage, Workers
 from iopipe.storage import open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
@@ -95,6 +96,9 @@ class _Loaders:
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)
 
+    def engine(self, options: ImageOptions, device: str) -> Held:
+        return open_engine(options, device)
+
     def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
         return pad_columns(values)
 
@@ -108,7 +112,7 @@ class _Loaders:
         if device == "cpu":
             return SlotDelivery(None, is_shared=is_shared)
         if device.split(":")[0] == "cuda":
-            return SlotDelivery(CudaLink(device), is_shared=is_shared)
+            return DeviceColumns(SlotDelivery(CudaLink(device), is_shared=is_shared))
         raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
 
 
