@@ -321,7 +321,11 @@ class _Pass:
         if spec.read_ahead is not None and self._store is not None:
             coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
             self._ahead = spec.read_ahead(self._store, coming)
-        stages = spec.stages(self._ahead or self._store, self._workers, delivery)
+        try:
+            stages = spec.stages(self._ahead or self._store, self._workers, delivery)
+        except Exception:  # an engine that cannot be opened here
+            self._close_inputs()
+            raise
         self._held = [stage.held for stage in stages if stage.held is not None]
         self.engine = Engine(
             spec.plan.tasks(cursor),
@@ -344,6 +348,11 @@ class _Pass:
             held.close()
         if self._delivery is not None:
             self._delivery.close()
+        self._close_inputs()
+
+    def _close_inputs(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
         if self._ahead is not None:
             self._ahead.close()
         if self._owns_store and self._store is not None:

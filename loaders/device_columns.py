@@ -62,9 +62,16 @@ def _joined(chunks: Sequence[Samples]) -> dict[str, torch.Tensor]:
         for name, column in chunk.columns.items():
             if isinstance(column, DeviceRows):
                 parts.setdefault(name, []).append(column.tensor)
-    return {
-        name: found[0] if len(found) == 1 else torch.cat(found) for name, found in parts.items()
-    }
+    return {name: _cat(found) for name, found in parts.items()}
+
+
+def _cat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    joined = torch.cat(list(parts))
+    if joined.is_cuda:  # complete, as its parts were
+        torch.cuda.current_stream(joined.device).synchronize()
+    return joined
 
 
 def _without(chunk: Samples, names: Mapping[str, Any]) -> Samples:

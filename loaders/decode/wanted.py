@@ -13,6 +13,11 @@ differs is the JPEG decoder under it:
     cpu scaled                       smaller transforms: close for photographs, not bounded
     dali, nvimgcodec, hybrid on GPU  nvJPEG with interpolated chroma: a few units off, most pixels
                                      none; tests/loaders/test_engines_gpu.py holds the bound
+
+Damage: 'cpu' names every image whose data libjpeg or Pillow complains about, down to the last row
+that is wanted.  The other decoders see less: a JPEG that was cut off is found out beforehand, and
+one that they refuse is given to the CPU, but bits that changed within a file may go unseen;
+checksums (`iopipe verify`, `verify=`) are what finds those.
 """
 
 from __future__ import annotations
