@@ -10,7 +10,7 @@ both devices; on the CPU its regions equal those of a full decode, bit by bit.
 
 An image that DALI cannot decode fails its whole batch, without saying which one it was: that
 batch is decoded by the CPU, which names the damaged image.  Where the CPU finds nothing wrong
-in the very first batch, DALI does not work here, and that is an error.
+and DALI has decoded nothing yet, it does not work here, and that is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.loaders.decode.cpu import fill_rows, region_of
+from iopipe.loaders.decode.cpu import fill_rows
 from iopipe.loaders.decode.dali_graph import Failed, Graphs
 from iopipe.loaders.decode.detours import Detours, why_not_by_jpeg_decoder
 from iopipe.loaders.decode.images import EncodedImage
@@ -79,7 +79,9 @@ class DaliOnHost:
         except Failed as error:
             fill_rows(wanted, rows, result)  # raises where an image is damaged
             if not self._has_worked:
-                raise _no_dali(error) from error
+                raise PipelineError(
+                    f"DALI decodes no image here ({error}), though the CPU does: use engine='cpu'"
+                ) from error
             self._detours.add(f"DALI refused their batch: {error}", len(rows))
             return
         self._has_worked = True
@@ -94,7 +96,6 @@ class DaliOnDevice:
 
     def __init__(self, device: torch.device, *, num_threads: int) -> None:
         self._graphs = Graphs(device, num_threads)
-        self._has_worked = False
 
     def why_not(self, image: EncodedImage) -> str | None:
         return why_not_by_jpeg_decoder(image)
@@ -117,13 +118,8 @@ class DaliOnDevice:
         try:
             self._graphs.run(wanted, layout.whole, take, work.stream)
         except Failed as error:
-            if not self._has_worked:
-                for row in layout.whole:
-                    region_of(wanted, row)  # raises where an image is damaged
-                raise _no_dali(error) from error
             failed = dict.fromkeys(layout.whole, f"DALI refused their batch: {error}")
             return lambda _: failed
-        self._has_worked = True
         return lambda _: {}
 
     def notes(self) -> tuple[str, ...]:
@@ -133,9 +129,3 @@ class DaliOnDevice:
 
     def close(self) -> None:
         self._graphs.close()
-
-
-def _no_dali(error: Failed) -> PipelineError:
-    return PipelineError(
-        f"DALI decodes no image here ({error}), though the CPU does: use engine='cpu'"
-    )

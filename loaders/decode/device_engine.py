@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.decode.cpu import region_of
 from iopipe.loaders.decode.cpu_lane import CpuLane
 from iopipe.loaders.decode.detours import Detours
@@ -53,6 +54,11 @@ class Decoder(Protocol):
 _OTHER_THREADS = 2
 """Of this process, beside those that decode: they read, hand over and launch."""
 
+_MAX_SIDE = 65_535
+"""Of the image kernel, and of JPEG."""
+_MANY = 32
+"""Images that can be decoded; a decoder that refuses so many and has decoded none is broken."""
+
 
 class DeviceEngine:
     """A stage function for one run; for any number of threads, a stream each."""
@@ -66,6 +72,8 @@ class DeviceEngine:
         self._cpu = CpuLane(max(1, num_threads - _OTHER_THREADS))
         self._detours = Detours(options.engine)
         self._local = threading.local()
+        self._has_worked = False
+        self._num_refused = 0
 
     @property
     def cause(self) -> Cause:
@@ -84,6 +92,7 @@ class DeviceEngine:
     def _images(self, _: str, column: Column, samples: Samples) -> Column:
         assert self._options.size is not None
         wanted = what_is_wanted(column, samples, self._options)
+        _check_sides(wanted)
         work = self._work()
         with work.current():
             rows = finish(work, *self._packed(wanted, work), wanted, self._options.size)
@@ -93,13 +102,16 @@ class DeviceEngine:
     def _packed(self, wanted: Wanted, work: Work) -> tuple[torch.Tensor, Layout]:
         """All images in one buffer: decoded where they are, or sent there."""
         layout = self._layout(wanted)
-        packed = work.empty(layout.num_bytes)
+        # One multiple of 16 is as good as another to the kernel's compiler.
+        packed = work.empty(-(-layout.num_bytes // 16) * 16)
         answer = self._decoder.decode(wanted, layout, packed, work)
         seconds = 0.0
         try:
-            staged = work.host(layout.num_bytes - layout.begin_of_cut)
-            seconds = self._cpu.cut(wanted, layout, staged.numpy())
-            packed[layout.begin_of_cut :].copy_(staged, non_blocking=True)
+            if layout.cut:
+                staged = work.host(layout.num_bytes - layout.begin_of_cut)
+                seconds = self._cpu.cut(wanted, layout, staged.numpy())
+                place = packed[layout.begin_of_cut : layout.num_bytes]
+                place.copy_(staged, non_blocking=True)
         finally:
             reasons = answer(seconds)  # what is read and written must be there until then
         self._replace(wanted, layout, packed, reasons, work)
@@ -124,6 +136,7 @@ class DeviceEngine:
         work: Work,
     ) -> None:
         """What could not be decoded: by the CPU, region into the place of the whole image."""
+        self._has_worked |= len(reasons) < len(layout.whole)
         for row, reason in reasons.items():
             region = np.ascontiguousarray(region_of(wanted, row))
             self._detours.add(reason)
@@ -131,9 +144,26 @@ class DeviceEngine:
             packed[begin : begin + region.size].copy_(work.upload(region.reshape(-1)))
             layout.sizes[row] = region.shape[:2]
             layout.crops[row, :2] = 0
+        self._num_refused += len(reasons)
+        if not self._has_worked and self._num_refused >= _MANY:
+            raise PipelineError(
+                f"engine {self._options.engine!r} decodes no image here ({min(reasons.values())}), "
+                "though the CPU does: use engine='cpu'"
+            )
 
     def _work(self) -> Work:
         if not hasattr(self._local, "work"):
             self._local.work = Work(self._device)
         work: Work = self._local.work
         return work
+
+
+def _check_sides(wanted: Wanted) -> None:
+    (rows,) = np.nonzero(wanted.sizes.max(axis=1) > _MAX_SIDE)
+    if len(rows):
+        height, width = wanted.sizes[rows[0]].tolist()
+        raise DataError(
+            f"the image is {width} x {height} pixels; on a GPU a side has {_MAX_SIDE} at most: "
+            "use engine='cpu'",
+            row=int(rows[0]),
+        )
