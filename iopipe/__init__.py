@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iopipe.errors import StorageError as StorageError
     from iopipe.errors import WorkerError as WorkerError
     from iopipe.loaders.dataloader import DataLoader as DataLoader
+    from iopipe.loaders.external import external_source as external_source
     from iopipe.loaders.frameworks import accelerate_loader as accelerate_loader
     from iopipe.loaders.frameworks import which_loader as which_loader
     from iopipe.loaders.mix import mix as mix
@@ -106,6 +107,7 @@ _HOMES = {
     "accelerate_loader": "iopipe.loaders.frameworks",
     "apply_binding": "iopipe.topology",
     "audit_ledgers": "iopipe.audit",
+    "external_source": "iopipe.loaders.external",
     "inspect_dataset": "iopipe.readers",
     "merge_states": "iopipe.progress",
     "meter": "iopipe.meter",

@@ -40,9 +40,11 @@ def bound_stages(
     delivery: Delivery | None,
     *,
     prefetch: int,
+    device: str = "cpu",
 ) -> tuple[Stage, ...]:
     """The read from `store`, or `workers` that do all that is done to samples, then `stages`,
     and the transfer, which keeps `prefetch` batches ahead."""
+    stages = [_opened(stage, device) for stage in stages]
     if workers is not None:
         first = _workers_stage(workers)
         stages = [stage for stage in stages if stage.takes == "batch"]
@@ -65,6 +67,13 @@ def bound_stages(
         buffer=prefetch,
     )
     return (first, *bound, last)
+
+
+def _opened(stage: Stage, device: str) -> Stage:
+    if stage.open is None:
+        return stage
+    held = stage.open(device)
+    return replace(stage, function=held, held=held, cause=held.cause, open=None)
 
 
 def _read_stage(source: Source, store: Store, delivery: Delivery | None) -> Stage:

@@ -63,7 +63,13 @@ def launched(
     spec = RunSpec(
         source=source,
         plan=plan_of(pipeline, end_epoch, batches_together(pipeline) if in_order else 1),
-        stages=partial(bound_stages, source, pipeline.stages, prefetch=pipeline.prefetch),
+        stages=partial(
+            bound_stages,
+            source,
+            pipeline.stages,
+            prefetch=pipeline.prefetch,
+            device=pipeline.device or "cpu",
+        ),
         workers=partial(_workers, pipeline) if pipeline.num_workers else None,
         open_store=partial(_store, pipeline, is_direct),
         owns_store=pipeline.store is None,

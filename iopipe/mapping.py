@@ -13,6 +13,20 @@ from typing import Any
 from iopipe.draws import generator
 from iopipe.errors import DataError
 from iopipe.protocols import Samples
+from iopipe.stages import Stage
+
+
+def map_stage(
+    function: Callable[..., dict[str, Any] | None], name: str, *, batched: bool, random: bool
+) -> Stage:
+    """The stage that applies `function` to every batch, or to every sample."""
+    op = f"map {name}" if random else None
+    return Stage(
+        name=name,
+        function=function if batched else map_rows(function, op=op),
+        takes="batch" if batched else "samples",
+        cause="transform",
+    )
 
 
 def map_rows(

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from iopipe.binding import fills
+from iopipe.decoding import check_engines, decode_stage
 from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.launch import check_direct, decided, launched, num_ahead
-from iopipe.mapping import map_rows
-from iopipe.order import BlockShuffle, EpochSequence, FullShuffle, Order, Stored, Tail
+from iopipe.mapping import map_stage
+from iopipe.order import Mode, Order, Stored, Tail, shuffled
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
@@ -24,7 +25,17 @@ from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run
 from iopipe.sizing import batches_together, chunk_samples, plan_of
-from iopipe.stages import Crop, Fidelity, ImageOptions, NextToken, Numa, Route, Stage, Toolkit
+from iopipe.stages import (
+    Crop,
+    EngineName,
+    Fidelity,
+    ImageOptions,
+    NextToken,
+    Numa,
+    Route,
+    Stage,
+    Toolkit,
+)
 
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
@@ -65,7 +76,7 @@ class Pipeline:
         self,
         seed: int = 0,
         *,
-        mode: Literal["full", "block", "none"] = "full",
+        mode: Mode = "full",
         block_samples: int | None = None,
         window_blocks: int = 16,
         lanes: int = 8,
@@ -81,22 +92,14 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        num_samples = len(self.source)
-        sequence: EpochSequence
-        if mode == "full":
-            sequence = FullShuffle(num_samples=num_samples, seed=seed)
-        elif mode == "block":
-            sequence = BlockShuffle(
-                num_samples=num_samples,
-                seed=seed,
-                block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
-                window_blocks=window_blocks,
-                lanes=lanes,
-            )
-        elif mode == "none":
-            sequence = Stored(num_samples=num_samples, seed=seed)
-        else:
-            raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")
+        sequence = shuffled(
+            mode,
+            num_samples=len(self.source),
+            seed=seed,
+            block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
+            window_blocks=window_blocks,
+            lanes=lanes,
+        )
         return replace(self, order=replace(self.order, sequence=sequence))
 
     def split(
@@ -160,18 +163,8 @@ class Pipeline:
             raise PipelineError(
                 f"two stages named {stage_name!r} would draw the same numbers; give name="
             )
-        return self._with(
-            Stage(
-                name=stage_name,
-                function=function
-                if batched
-                else map_rows(function, op=f"map {stage_name}" if random else None),
-                takes="batch" if batched else "samples",
-                cause="transform",
-                concurrency=concurrency,
-                buffer=buffer,
-            )
-        )
+        stage = map_stage(function, stage_name, batched=batched, random=random)
+        return self._with(replace(stage, concurrency=concurrency, buffer=buffer))
 
     def pack(
         self,
@@ -205,6 +198,7 @@ class Pipeline:
         crop: Crop = "none",
         flip: bool = False,
         fidelity: Fidelity = "exact",
+        engine: EngineName = "cpu",
         concurrency: int | None = None,
     ) -> Pipeline:
         """Turn the raw bytes of each field into what its extension says.
@@ -213,6 +207,10 @@ class Pipeline:
         becomes an integer, txt a str, json its object, npy an array.  `images` gives all
         options at once, instead of the keywords.  `concurrency` is the number of threads,
         by default one for each usable CPU.
+
+        `engine` says what decodes images: see `ImageOptions`.  All but 'cpu' take a batch at a
+        time, two of them at once by default, with threads of their own.  On a GPU images are
+        there from the start, so functions that `map` applies do not see them.
         """
         if self.batch_size is not None:
             raise PipelineError("decode works on samples; call it before batch(...)")
@@ -221,17 +219,9 @@ class Pipeline:
             crop=crop,
             flip=flip,
             fidelity=fidelity,
+            engine=engine,
         )
-        return self._with(
-            Stage(
-                name="decode",
-                function=self.toolkit.decoder(options),
-                takes="samples",
-                cause="decode",
-                fills=True,
-                concurrency=concurrency or len(os.sched_getaffinity(0)),
-            )
-        )
+        return self._with(decode_stage(self.toolkit, options, concurrency))
 
     def bucket(self, samples: int, *, window: int | None = None) -> Pipeline:
         """Let samples of like length come together, in runs of `samples`: give batch size times
@@ -349,6 +339,7 @@ class Pipeline:
             raise PipelineError("packed sequences come in order; leave in_order=False out")
         if self.num_workers and self.read_ahead_bytes:
             raise PipelineError("workers read what they are asked for: leave read_ahead out")
+        check_engines(self.stages, self.device or "cpu", self.num_workers)
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs

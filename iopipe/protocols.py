@@ -383,6 +383,8 @@ class Batch:
     num_samples: int
     ids: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """[b]: positions in the source, less those that only fill up the batch."""
+    on_device: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that a stage made on the device, until the transfer puts them beside the others."""
     payload: Any = None
     """The flat buffer that holds all tensors of `columns`, while they still lie there."""
     layout: Mapping[str, Any] = field(default_factory=dict)

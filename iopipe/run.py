@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -139,12 +139,13 @@ class Run:
         if self._pass is None:
             return self._meter.report()
         stages, edges = self._pass.engine.stage_reports(), self._pass.engine.edge_reports()
-        return self._meter.report(
+        report = self._meter.report(
             stages=stages,
             edges=edges,
             errors=self._pass.faults.report(),
             model=model_of_run(stages, edges),
         )
+        return replace(report, notes=self._pass.notes())
 
     def compare_ranks(self, ranks: RankMeter) -> None:
         """Tell the other ranks of a training what this one starves, from the first batch on;
@@ -359,9 +360,15 @@ class _Pass:
         if spec.read_ahead is not None and self._store is not None:
             coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
             self._ahead = spec.read_ahead(self._store, coming)
+        try:
+            stages = spec.stages(self._ahead or self._store, self._workers, delivery)
+        except Exception:  # an engine that cannot be opened here
+            self._close_inputs()
+            raise
+        self._held = [stage.held for stage in stages if stage.held is not None]
         self.engine = Engine(
             spec.plan.tasks(cursor),
-            spec.stages(self._ahead or self._store, self._workers, delivery),
+            stages,
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
             window=spec.window,
@@ -369,12 +376,22 @@ class _Pass:
             delivery=delivery,
         )
 
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for held in self._held for note in held.notes())
+
     def close(self) -> None:
         if self._workers is not None:
             self._workers.close()  # before the threads that wait for them
         self.engine.close()
+        for held in self._held:
+            held.close()
         if self._delivery is not None:
             self._delivery.close()
+        self._close_inputs()
+
+    def _close_inputs(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
         if self._ahead is not None:
             self._ahead.close()
         if self._owns_store and self._store is not None:

@@ -74,6 +74,8 @@ def batches_together(pipeline: Sized) -> int:
 def chunk_samples(pipeline: Sized, batches_together: int) -> int:
     """How many samples are one task."""
     size, groups = pipeline.batch_size, pipeline.groups
+    if size is not None and any(stage.whole_batches for stage in pipeline.stages):
+        return size
     if size is not None and (batches_together > 1 or pipeline.route != "slots"):
         return size * batches_together
     if size is not None and fills(pipeline.source):  # copies: long ones, one a thread

@@ -28,6 +28,26 @@ Takes: TypeAlias = Literal["samples", "batch"]
 
 Crop: TypeAlias = Literal["random", "center", "none"]
 Fidelity: TypeAlias = Literal["exact", "scaled"]
+EngineName: TypeAlias = Literal["cpu", "dali", "nvimgcodec", "hybrid"]
+
+
+class Held(Protocol):
+    """The function of a stage for one run, with what it holds: threads, decoders, memory."""
+
+    @property
+    def cause(self) -> Cause:
+        """What a step that waits for it is starved of."""
+        ...
+
+    def __call__(self, samples: Samples) -> Samples: ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What it did otherwise than its name says, how often and why."""
+        ...
+
+    def close(self) -> None:
+        """Give it all back; after the last call, idempotent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +66,12 @@ class Stage:
     fills: bool = False
     """Whether it writes what it makes into the slot of the batch, where it is the last one that
     works on samples: not for functions that may keep what they were given."""
+    open: Callable[[str], Held] | None = None
+    """Makes what takes the place of `function` in a run on this device ('cpu', 'cuda:1')."""
+    held: Held | None = None
+    """In a run: what `open` made; the run closes it."""
+    whole_batches: bool = False
+    """Whether it wants all samples of a batch at once."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.concurrency} threads, buffer {self.buffer})"
@@ -74,6 +100,11 @@ class ImageOptions:
     """Share of the image's area that a random crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of a random crop before the resize."""
+    engine: EngineName = "cpu"
+    """What decodes.  'cpu': libjpeg-turbo and Pillow.  'dali': NVIDIA DALI, on the device that
+    the batches go to.  'nvimgcodec': nvImageCodec, on the GPU.  'hybrid': the CPU cores, the
+    GPU's JPEG engine and its CUDA decoder share every batch.  Crops and flips are the same on
+    all; pixels agree within what `iopipe.loaders.decode` says of each."""
     max_pixels: int = 178_956_970
     """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
 
@@ -181,7 +212,14 @@ class Toolkit(Protocol):
         """Bytes to read ahead where nobody said how many; 0: none."""
         ...
 
-    def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]: ...
+    def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
+        """A stage function that decodes on the CPU; `PipelineError` for options that no engine
+        could follow."""
+        ...
+
+    def engine(self, options: ImageOptions, device: str) -> Held:
+        """A decoder of another engine than 'cpu', for one run on this device."""
+        ...
 
     def delivery(self, options: DeliveryOptions, source: Source) -> Delivery: ...
 

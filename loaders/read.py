@@ -17,8 +17,9 @@ from typing import Any
 from iopipe.errors import PipelineError
 from iopipe.loaders.crossover import decide
 from iopipe.loaders.cuda import CudaLink
-from iopipe.loaders.decode import make_decoder
+from iopipe.loaders.decode import make_decoder, open_engine
 from iopipe.loaders.delivery import SlotDelivery
+from iopipe.loaders.device_columns import DeviceColumns
 from iopipe.loaders.direct import DirectDelivery
 from iopipe.loaders.packed_batch import add_cu_seqlens
 from iopipe.loaders.padding import pad_columns
@@ -33,7 +34,7 @@ from iopipe.readers import OpenOptions, open_source
 from iopipe.readers.packed import PackedSource
 from iopipe.readers.tokens import TokenSource
 from iopipe.readers.window_starts import WindowStarts
-from iopipe.stages import Delivery, DeliveryOptions, ImageOptions, Route, Stage, Workers
+from iopipe.stages import Delivery, DeliveryOptions, Held, ImageOptions, Route, Stage, Workers
 from iopipe.storage import MappedStore, open_store
 from iopipe.storage.ahead import ReadAheadStore
 from iopipe.storage.routed import RoutedStore, place_of
@@ -114,6 +115,9 @@ class _Loaders:
     def decoder(self, options: ImageOptions) -> Callable[[Samples], Samples]:
         return make_decoder(options)
 
+    def engine(self, options: ImageOptions, device: str) -> Held:
+        return open_engine(options, device)
+
     def padder(self, values: Mapping[str, float]) -> Callable[[Samples], Samples]:
         return pad_columns(values)
 
@@ -139,7 +143,7 @@ class _Loaders:
         link = self.link(device, near=options.numa is not None)
         if options.is_direct:
             return DirectDelivery(link, finish=finish)
-        return SlotDelivery(link, is_shared=options.is_shared, finish=finish)
+        return DeviceColumns(SlotDelivery(link, is_shared=options.is_shared, finish=finish))
 
     def link(self, device: str, *, near: bool = False) -> CudaLink:
         return CudaLink(device, node=memory_node(device) if near else None)

@@ -185,6 +185,9 @@ class Report:
     interference: Interference | None = None
     """What the input costs without stopping the step; None where no windows of cached batches
     were asked for, or fewer than two have passed."""
+    notes: tuple[str, ...] = ()
+    """What stages did otherwise than their names say, how often and why: images that a GPU
+    decoder does not take, and the like."""
     straggler: str = ""
     """The rank that cost all others most, and how much; empty for one rank."""
     low_confidence: str = ""
@@ -245,6 +248,7 @@ class Report:
             f"({one.low:,.0f} to {one.high:,.0f}; bound {one.bound:,.0f})"
             for one in self.what_if
         ]
+        lines += [f"  {note}" for note in self.notes]
         if self.straggler:
             lines.append(f"  {self.straggler}")
         if self.errors.num_skipped:

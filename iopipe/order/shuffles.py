@@ -8,13 +8,15 @@ workers and threads are not known here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from iopipe.errors import PipelineError
 from iopipe.order.permutation import permute, scatter, unpermute
 from iopipe.protocols import Int64Array
+
+Mode: TypeAlias = Literal["full", "block", "none"]
 
 
 class EpochSequence(Protocol):
@@ -190,6 +192,31 @@ class BlockShuffle:
         block, within = np.divmod(places + behind * num_missing, size)
         ids: Int64Array = permute(block, num_blocks, key) * size + within
         return ids
+
+
+def shuffled(
+    mode: Mode,
+    *,
+    num_samples: int,
+    seed: int,
+    block_samples: int,
+    window_blocks: int,
+    lanes: int,
+) -> EpochSequence:
+    """The sequence that `mode` names; the last three are of 'block' alone."""
+    if mode == "full":
+        return FullShuffle(num_samples=num_samples, seed=seed)
+    if mode == "none":
+        return Stored(num_samples=num_samples, seed=seed)
+    if mode != "block":
+        raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")
+    return BlockShuffle(
+        num_samples=num_samples,
+        seed=seed,
+        block_samples=block_samples,
+        window_blocks=window_blocks,
+        lanes=lanes,
+    )
 
 
 def _check_size(num_samples: int) -> None:

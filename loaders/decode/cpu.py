@@ -1,145 +1,80 @@
-"""The decode stage on the CPU: a function from chunk to chunk.
+"""The engine 'cpu': images become pixels by libjpeg-turbo and Pillow.
 
-Stands between the reader and the collation.  Invariant: stateless and thread-safe; what a
-sample becomes depends on its bytes, its id, seed and epoch alone.
+Stands under the decode stage, and under the other engines for what those do not take.
+Invariant: stateless and thread-safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError
 from iopipe.loaders.decode import crops
-from iopipe.loaders.decode.fields import field_decoder
-from iopipe.loaders.decode.images import EncodedImage, Pixels, read_header
+from iopipe.loaders.decode.images import EncodedImage, Pixels
 from iopipe.loaders.decode.native import decode_regions, why_not
 from iopipe.loaders.decode.resize import crop_and_resize
-from iopipe.protocols import Column, Ragged, Samples
+from iopipe.loaders.decode.wanted import Wanted, damage_at, read_headers, what_is_wanted
+from iopipe.protocols import Column, Samples
 from iopipe.stages import ImageOptions
 
-IMAGE_EXTENSIONS = frozenset(
-    ("bmp", "gif", "image", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
-)
 
-
-def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
-    """A stage function that decodes every field by its extension.
-
-    Images become uint8 RGB: one array [n, height, width, 3] where `options.size` is given,
-    else a list of [h, w, 3]; alpha is dropped, 16-bit pixels keep their high byte, of an
-    animation the first frame counts.  cls and its like become int64 [n], txt str, json
-    objects, npy arrays; other fields, and columns that hold no bytes, stay as they are.
-    """
-    _check(options)
-    return partial(_decoded, options=options)
-
-
-def _decoded(samples: Samples, *, options: ImageOptions) -> Samples:
-    return samples.made(
-        {name: _named(name, column, samples, options) for name, column in samples.columns.items()}
-    )
-
-
-def _check(options: ImageOptions) -> None:
-    if options.size is None and (options.crop != "none" or options.fidelity == "scaled"):
-        raise PipelineError("crop and fidelity='scaled' need a size; give decode(size=...)")
-    if options.size is not None and min(options.size) < 1:
-        raise PipelineError(f"size is {options.size}; height and width must be at least 1")
-    if options.crop not in ("random", "center", "none"):
-        raise PipelineError(f"crop is {options.crop!r}; use 'random', 'center' or 'none'")
-    if options.fidelity not in ("exact", "scaled"):
-        raise PipelineError(f"fidelity is {options.fidelity!r}; use 'exact' or 'scaled'")
-    for name, (low, high) in (("scale", options.scale), ("ratio", options.ratio)):
-        if not 0 < low <= high:
-            raise PipelineError(f"{name} is ({low}, {high}); give 0 < low <= high")
-
-
-def _named(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
-    try:
-        return _column(name, column, samples, options)
-    except DataError as error:
-        error.reason = f"field {name!r}: {error.reason}"
-        raise
-
-
-def _column(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
-    if not _holds_bytes(column):
-        return column
-    if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS:
-        return _images(name, column, samples, options)
-    decoder = field_decoder(name)
-    return column if decoder is None else decoder(column)
-
-
-def _holds_bytes(column: Column) -> bool:
-    if isinstance(column, Ragged):  # rows of numbers may carry a name like 'text', too
-        return column.values.dtype == np.uint8
-    if isinstance(column, np.ndarray):
-        return False
-    return len(column) > 0 and isinstance(column[0], bytes | bytearray | memoryview)
-
-
-def _images(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
-    encoded = []
-    for row, raw in enumerate(column):
-        with _at(row):
-            encoded.append(read_header(raw, max_pixels=options.max_pixels))
-    mirrored = crops.flips(samples, options)
+def decode_images(name: str, column: Column, samples: Samples, options: ImageOptions) -> Column:
+    """The pixels of a column of encoded images."""
     if options.size is None:
-        whole: list[Pixels] = []
-        for row, image in enumerate(encoded):
-            with _at(row):
-                whole.append(_whole(image, bool(mirrored[row])))
-        return whole
-    sizes = np.array([(image.height, image.width) for image in encoded], np.int64)
-    boxes = crops.boxes(samples, sizes, options)
+        return _whole_images(column, samples, options)
+    wanted = what_is_wanted(column, samples, options)
     result = samples.empty(name, (*options.size, 3), np.uint8)
-    native = _native_rows(encoded)
-    _decoded_natively(encoded, native, boxes, mirrored, options, result)
-    for row in sorted({*range(len(encoded))} - {*native}):
-        with _at(row):
-            _resized(encoded[row], boxes[row].tolist(), bool(mirrored[row]), options, result[row])
+    is_scaled = options.fidelity == "scaled"
+    fill_rows(wanted, range(len(wanted)), result, is_scaled=is_scaled)
     return result
 
 
-def _native_rows(encoded: Sequence[EncodedImage]) -> list[int]:
-    plain = [row for row, image in enumerate(encoded) if image.is_plain]
+def fill_rows(
+    wanted: Wanted, rows: Sequence[int], result: Pixels, *, is_scaled: bool = False
+) -> None:
+    """Decode, crop, resize and flip these rows into `result` [n, height, width, 3]."""
+    native = _native_rows(wanted, rows)
+    _decoded_natively(wanted, native, result, is_scaled)
+    for row in sorted({*rows} - {*native}):
+        with damage_at(row):
+            _resized(wanted, row, result[row], is_scaled)
+
+
+def region_of(wanted: Wanted, row: int) -> Pixels:
+    """The region of a row as it is in the decoded image; a view where that is whole."""
+    top, left, height, width = wanted.boxes[row].tolist()
+    with damage_at(row):
+        pixels = wanted.images[row].pixels()
+    return pixels[top : top + height, left : left + width]
+
+
+def _whole_images(column: Column, samples: Samples, options: ImageOptions) -> Column:
+    mirrored = crops.flips(samples, options)
+    whole: list[Pixels] = []
+    for row, image in enumerate(read_headers(column, options)):
+        with damage_at(row):
+            whole.append(_whole(image, bool(mirrored[row])))
+    return whole
+
+
+def _native_rows(wanted: Wanted, rows: Sequence[int]) -> list[int]:
+    plain = [row for row in rows if wanted.images[row].is_plain]
     return plain if plain and why_not() is None else []
 
 
-def _decoded_natively(
-    encoded: Sequence[EncodedImage],
-    rows: list[int],
-    boxes: crops.Boxes,
-    mirrored: npt.NDArray[np.bool_],
-    options: ImageOptions,
-    result: Pixels,
-) -> None:
+def _decoded_natively(wanted: Wanted, rows: list[int], result: Pixels, is_scaled: bool) -> None:
     try:
         decode_regions(
-            [encoded[row].content for row in rows],
-            boxes[rows],
-            mirrored[rows],
+            [wanted.images[row].content for row in rows],
+            wanted.boxes[rows],
+            wanted.mirrored[rows],
             [result[row] for row in rows],
-            is_scaled=options.fidelity == "scaled",
+            is_scaled=is_scaled,
         )
     except DataError as error:
         error.row = rows[error.row or 0]
-        raise
-
-
-@contextmanager
-def _at(row: int) -> Iterator[None]:
-    """Damage found inside is that of this row."""
-    try:
-        yield
-    except DataError as error:
-        error.row = row
         raise
 
 
@@ -148,16 +83,11 @@ def _whole(image: EncodedImage, flip: bool) -> Pixels:
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 
 
-def _resized(
-    image: EncodedImage,
-    box: Sequence[int],
-    mirrored: bool,
-    options: ImageOptions,
-    target: Pixels,
-) -> None:
-    top, left, height, width = box
+def _resized(wanted: Wanted, row: int, target: Pixels, is_scaled: bool) -> None:
+    image = wanted.images[row]
+    top, left, height, width = wanted.boxes[row].tolist()
     at_least = None
-    if options.fidelity == "scaled":
+    if is_scaled:
         # The smallest whole image in which the region still has the target's resolution.
         at_least = (
             -(-image.height * target.shape[0] // height),
@@ -166,7 +96,8 @@ def _resized(
     pixels = image.pixels(reusing=True, at_least=at_least)
     top, bottom = _rescaled(top, top + height, image.height, pixels.shape[0])
     left, right = _rescaled(left, left + width, image.width, pixels.shape[1])
-    crop_and_resize(pixels, (top, left, bottom - top, right - left), target, mirrored=mirrored)
+    box = (top, left, bottom - top, right - left)
+    crop_and_resize(pixels, box, target, mirrored=bool(wanted.mirrored[row]))
 
 
 def _rescaled(start: int, end: int, length: int, new_length: int) -> tuple[int, int]:

@@ -5,8 +5,8 @@ Stands under the decode stage.  Invariant: an image is decoded whole and right o
 
 JPEG goes through libjpeg-turbo (simplejpeg), everything else through Pillow; both let go of
 the interpreter lock.  The measurements behind the choice are in bench/results.
-EXIF orientation is not applied: neither do Pillow's open, torchvision's decode_jpeg by default
-and DALI's fn.decoders.image (OpenCV and DALI's experimental decoders do).
+EXIF orientation is not applied: neither do Pillow's open and torchvision's decode_jpeg by
+default (OpenCV, DALI 2 and nvImageCodec do; the engines that use those two tell them not to).
 """
 
 from __future__ import annotations

@@ -73,8 +73,31 @@ def decode_regions(
     `boxes` [n, 4]: top, left, height, width of the region in the whole image's pixels.
     `DataError` with the row of the first image that cannot be decoded.
     """
-    if not contents:
-        return
+    if contents:
+        height, width = targets[0].shape[:2]
+        _decode(contents, boxes, mirrored, targets, (height, width), is_scaled=is_scaled)
+
+
+def cut_regions(
+    contents: Sequence[memoryview],
+    boxes: npt.NDArray[np.int64],
+    targets: Sequence[Pixels],
+) -> None:
+    """Fill `targets`, each of its region's own size, with what a full decode has there."""
+    if contents:
+        straight = np.zeros(len(contents), np.bool_)
+        _decode(contents, boxes, straight, targets, (0, 0), is_scaled=False)
+
+
+def _decode(
+    contents: Sequence[memoryview],
+    boxes: npt.NDArray[np.int64],
+    mirrored: npt.NDArray[np.bool_],
+    targets: Sequence[Pixels],
+    size: tuple[int, int],
+    *,
+    is_scaled: bool,
+) -> None:
     held = [np.frombuffer(content, np.uint8) for content in contents]
     jobs = np.zeros(len(held), _JOB)
     jobs["content"] = [content.ctypes.data for content in held]
@@ -83,10 +106,9 @@ def decode_regions(
         jobs[name] = boxes[:, column]
     jobs["mirrored"], jobs["is_scaled"] = mirrored, is_scaled
     jobs["out"] = [target.ctypes.data for target in targets]
-    height, width = targets[0].shape[:2]
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     bad = load().iopipe_decode(
-        jobs.ctypes.data, len(jobs), _scratch(), height, width, ctypes.addressof(message)
+        jobs.ctypes.data, len(jobs), _scratch(), *size, ctypes.addressof(message)
     )
     if bad >= 0:
         said = message.value.decode("latin-1") or _REASONS.get(int(jobs["status"][bad]), "")

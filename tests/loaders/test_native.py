@@ -22,7 +22,7 @@ from PIL import Image
 import iopipe
 from iopipe.errors import DataError, MissingDependency
 from iopipe.loaders.decode import native
-from iopipe.loaders.decode.cpu import make_decoder
+from iopipe.loaders.decode.stage import make_decoder
 from iopipe.protocols import Samples
 from iopipe.stages import ImageOptions
 

@@ -1,0 +1,96 @@
+"""The decode stage: a function from chunk to chunk, whichever engine does the images.
+
+Stands between the reader and the collation.  Invariant: what a sample becomes depends on its
+bytes, its id, seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from iopipe.errors import DataError, PipelineError
+from iopipe.loaders.decode.cpu import decode_images
+from iopipe.loaders.decode.fields import field_decoder
+from iopipe.protocols import Column, Ragged, Samples
+from iopipe.stages import ImageOptions
+
+IMAGE_EXTENSIONS = frozenset(
+    ("bmp", "gif", "image", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
+)
+
+Images: TypeAlias = Callable[[str, Column, Samples], Column]
+"""(name, column of encoded images, its samples) -> the column of their pixels."""
+
+
+def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
+    """A stage function that decodes every field by its extension, on the CPU.
+
+    Images become uint8 RGB: one array [n, height, width, 3] where `options.size` is given,
+    else a list of [h, w, 3]; alpha is dropped, 16-bit pixels keep their high byte, of an
+    animation the first frame counts.  cls and its like become int64 [n], txt str, json
+    objects, npy arrays; other fields, and columns that hold no bytes, stay as they are.
+    """
+    check_options(options)
+    return partial(decoded, images=partial(decode_images, options=options))
+
+
+def decoded(samples: Samples, *, images: Images) -> Samples:
+    """The samples with every field decoded, images by `images`."""
+    return samples.made(
+        {name: _named(name, column, samples, images) for name, column in samples.columns.items()}
+    )
+
+
+def check_options(options: ImageOptions) -> None:
+    """`PipelineError` for options that no engine, or not the chosen one, could follow."""
+    is_cpu = options.engine == "cpu"
+    if options.engine not in ("cpu", "dali", "nvimgcodec", "hybrid"):
+        raise PipelineError(
+            f"engine is {options.engine!r}; use 'cpu', 'dali', 'nvimgcodec' or 'hybrid'"
+        )
+    if options.size is None and not is_cpu:
+        raise PipelineError(f"engine {options.engine!r} needs a size; give decode(size=...)")
+    if options.size is None and (options.crop != "none" or options.fidelity == "scaled"):
+        raise PipelineError("crop and fidelity='scaled' need a size; give decode(size=...)")
+    if options.size is not None and min(options.size) < 1:
+        raise PipelineError(f"size is {options.size}; height and width must be at least 1")
+    if options.crop not in ("random", "center", "none"):
+        raise PipelineError(f"crop is {options.crop!r}; use 'random', 'center' or 'none'")
+    if options.fidelity not in ("exact", "scaled"):
+        raise PipelineError(f"fidelity is {options.fidelity!r}; use 'exact' or 'scaled'")
+    if options.fidelity == "scaled" and not is_cpu:
+        raise PipelineError(
+            f"engine {options.engine!r} decodes at full resolution; leave fidelity='scaled' out"
+        )
+    for name, (low, high) in (("scale", options.scale), ("ratio", options.ratio)):
+        if not 0 < low <= high:
+            raise PipelineError(f"{name} is ({low}, {high}); give 0 < low <= high")
+
+
+def _named(name: str, column: Column, samples: Samples, images: Images) -> Column:
+    try:
+        return _column(name, column, samples, images)
+    except DataError as error:
+        error.reason = f"field {name!r}: {error.reason}"
+        raise
+
+
+def _column(name: str, column: Column, samples: Samples, images: Images) -> Column:
+    if not _holds_bytes(column):
+        return column
+    if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS:
+        return images(name, column, samples)
+    decoder = field_decoder(name)
+    return column if decoder is None else decoder(column)
+
+
+def _holds_bytes(column: Column) -> bool:
+    if isinstance(column, Ragged):  # rows of numbers may carry a name like 'text', too
+        return column.values.dtype == np.uint8
+    if isinstance(column, np.ndarray):
+        return False
+    return len(column) > 0 and isinstance(column[0], bytes | bytearray | memoryview)
