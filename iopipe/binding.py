@@ -24,15 +24,16 @@ def bound_stages(
     delivery: Delivery | None,
     *,
     prefetch: int,
+    read_threads: int,
 ) -> tuple[Stage, ...]:
-    """The read from `store`, or `workers` that do all that is done to samples, then `stages`,
-    and the transfer, which keeps `prefetch` batches ahead."""
+    """The read from `store` by `read_threads`, or `workers` that do all that is done to samples,
+    then `stages`, and the transfer, which keeps `prefetch` batches ahead."""
     if workers is not None:
         first = _workers_stage(workers)
         stages = [stage for stage in stages if stage.takes == "batch"]
     else:
         assert store is not None
-        first = _read_stage(source, store)
+        first = _read_stage(source, store, read_threads)
     if delivery is None:
         return (first, *stages)
     bound = tuple(
@@ -51,15 +52,16 @@ def bound_stages(
     return (first, *bound, last)
 
 
-def _read_stage(source: Source, store: Store) -> Stage:
+def _read_stage(source: Source, store: Store, num_threads: int) -> Stage:
     """Threads of this process read."""
     return Stage(
         name="read",
         function=_reader(source, store),
         takes="samples",
         cause="storage",
-        concurrency=READ_THREADS,
+        concurrency=num_threads,
         buffer=4,
+        scales=True,
     )
 
 
@@ -72,6 +74,7 @@ def _workers_stage(workers: Workers) -> Stage:
         cause="decode",
         concurrency=workers.num_workers,
         buffer=workers.num_workers,
+        scales=True,
         fills=True,
     )
 

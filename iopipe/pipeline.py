@@ -12,25 +12,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from iopipe.binding import bound_stages
+from iopipe.autotune.budget import Budget
+from iopipe.autotune.setting import Setting
+from iopipe.binding import READ_THREADS, bound_stages
+from iopipe.cutting import chunk_samples_of, plan_of
 from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
-from iopipe.order import BlockShuffle, Cursor, EpochSequence, FullShuffle, Order, Stored, Tail
+from iopipe.order import Cursor, Order, ShuffleMode, Stored, Tail, sequence_of
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
-from iopipe.packing import Groups, Method, PackedPlan, Packing
-from iopipe.plan import Plan, SamplePlan, samples_in
+from iopipe.packing import Groups, Method, Packing
+from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run, RunSpec
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit, Workers
+from iopipe.tuned import tune_spec, with_setting
 
-_CHUNK_BYTES = 4 << 20
-_CHUNK_TOKENS = 1 << 18
-_CHUNKS_PER_BATCH = 8
-"""Chunks are long, since each costs about half a millisecond whatever is in it, but several
-make a batch, so that all threads work on the first one.  On 2 cores chunks of 10, 32 and 40
-photographs of 107 KB gave 960, 1080 and 1090 images/s."""
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
 """Of a block shuffle: a read of that size costs a disk or an object store little more to begin
@@ -57,6 +55,9 @@ class Pipeline:
     """Processes that read and decode; 0: threads of this one do."""
     read_ahead_bytes: int | None = None
     """None: as the place of the data suggests; 0: what is read is what is asked for."""
+    read_threads: int = READ_THREADS
+    chunk_samples: int | None = None
+    """Read and worked on together; None: as many as the size of samples suggests."""
     groups: Groups | None = None
     """How documents are packed, where they are."""
 
@@ -64,7 +65,7 @@ class Pipeline:
         self,
         seed: int = 0,
         *,
-        mode: Literal["full", "block", "none"] = "full",
+        mode: ShuffleMode = "full",
         block_samples: int | None = None,
         window_blocks: int = 16,
         lanes: int = 8,
@@ -80,22 +81,14 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        num_samples = len(self.source)
-        sequence: EpochSequence
-        if mode == "full":
-            sequence = FullShuffle(num_samples=num_samples, seed=seed)
-        elif mode == "block":
-            sequence = BlockShuffle(
-                num_samples=num_samples,
-                seed=seed,
-                block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
-                window_blocks=window_blocks,
-                lanes=lanes,
-            )
-        elif mode == "none":
-            sequence = Stored(num_samples=num_samples, seed=seed)
-        else:
-            raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")
+        sequence = sequence_of(
+            mode,
+            num_samples=len(self.source),
+            seed=seed,
+            block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
+            window_blocks=window_blocks,
+            lanes=lanes,
+        )
         return replace(self, order=replace(self.order, sequence=sequence))
 
     def split(
@@ -137,14 +130,15 @@ class Pipeline:
         *,
         name: str | None = None,
         random: bool = False,
-        concurrency: int = 1,
+        concurrency: int | Literal["auto"] = 1,
         buffer: int = 2,
     ) -> Pipeline:
         """Apply `function` to every sample, or after `batch` to the columns of every batch.
 
         It gets and returns a dict; None for a sample leaves that sample out.  It runs in
         `concurrency` threads, so it pays where the function lets go of the interpreter
-        lock.  Raise `iopipe.DataError` for a damaged sample: the error policy applies.
+        lock; 'auto' begins with one and lets `run(tune="auto")` add more.  Raise
+        `iopipe.DataError` for a damaged sample: the error policy applies.
 
         With `random=True` the function gets a numpy `Generator` as its second argument, keyed
         by (seed, epoch, sample id, stage name): a sample is drawn for alike whichever thread
@@ -159,6 +153,9 @@ class Pipeline:
             raise PipelineError(
                 f"two stages named {stage_name!r} would draw the same numbers; give name="
             )
+        is_auto = concurrency == "auto"
+        if is_auto and any(stage.name == stage_name for stage in self.stages):
+            raise PipelineError(f"two stages named {stage_name!r} cannot be tuned; give name=")
         return self._with(
             Stage(
                 name=stage_name,
@@ -167,8 +164,9 @@ class Pipeline:
                 else map_rows(function, op=f"map {stage_name}" if random else None),
                 takes="batch" if batched else "samples",
                 cause="transform",
-                concurrency=concurrency,
+                concurrency=1 if concurrency == "auto" else concurrency,
                 buffer=buffer,
+                scales=is_auto,
             )
         )
 
@@ -227,6 +225,7 @@ class Pipeline:
                 function=self.toolkit.decoder(options),
                 takes="samples",
                 cause="decode",
+                scales=True,
                 fills=True,
                 concurrency=concurrency or len(os.sched_getaffinity(0)),
             )
@@ -281,11 +280,19 @@ class Pipeline:
             raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
         return replace(self, device=device, prefetch=prefetch)
 
+    def tuned(self, setting: Setting | str | os.PathLike[str]) -> Pipeline:
+        """The same pipeline with its threads, batches ahead and sizes of reads as a tuner found
+        them: `run.tuning().setting`, or the file that `iopipe tune pipeline --out` wrote.
+        `PipelineError` where it was found for a pipeline of another shape."""
+        return with_setting(
+            self, setting if isinstance(setting, Setting) else Setting.load(setting)
+        )
+
     def check_ranks(self) -> None:
         """Make sure that all ranks of an initialised torch.distributed go through the same
         data in the same order; a collective, so all of them call it.  `StateError` names the
         ranks that differ."""
-        plan = self._plan(None)
+        plan = plan_of(self, None)
         share = {name: value for name, value in plan.share().items() if name != "rank"}
         check_ranks({"dataset": self.source.digest, **plan.identity(), **share})
 
@@ -297,6 +304,7 @@ class Pipeline:
         in_order: bool = True,
         window: int = 8,
         ledger: str | os.PathLike[str] | None = None,
+        tune: Literal["auto"] | Budget | None = None,
     ) -> Run:
         """Start at `epoch` and go on for `num_epochs`, without end where that is None.
 
@@ -306,6 +314,10 @@ class Pipeline:
 
         `ledger` is a folder in which every rank and start logs what it was delivered, for
         `iopipe audit`.
+
+        With `tune="auto"` threads, batches ahead and sizes of reads are changed while it runs
+        until the step starves no more or nothing helps, within what the system lets it take, or
+        within a `Budget`; batches stay what they are.  See `Run.tuning`.
         """
         if not in_order and self.batch_size is None:
             raise PipelineError("in_order=False is about batches; call batch(n) before run")
@@ -317,10 +329,17 @@ class Pipeline:
             raise PipelineError(f"window is {window}; it must be at least 1")
         end_epoch = None if num_epochs is None else epoch + num_epochs
         store, ahead = self.store, self._num_ahead()
+        tuning = None if tune is None else tune_spec(self, tune)
         spec = RunSpec(
             source=self.source,
-            plan=self._plan(end_epoch),
-            stages=partial(bound_stages, self.source, self.stages, prefetch=self.prefetch),
+            plan=plan_of(self, end_epoch, live_chunk=tuning.chunk if tuning else None),
+            stages=partial(
+                bound_stages,
+                self.source,
+                self.stages,
+                prefetch=self.prefetch,
+                read_threads=self.read_threads,
+            ),
             workers=self._started_workers if self.num_workers else None,
             open_store=(lambda: store) if store else (lambda: self.toolkit.open_store(self.source)),
             owns_store=store is None,
@@ -330,12 +349,13 @@ class Pipeline:
             window=None if in_order else window,
             read_ahead=partial(self.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
             ledger=ledger,
+            tune=tuning,
         )
         return Run(spec, cursor=Cursor(epoch=epoch))
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
-        return description(self, self._chunk_samples(), self._num_ahead())
+        return description(self, chunk_samples_of(self), self._num_ahead())
 
     # ---- how it is put together ------------------------------------------------------
 
@@ -358,30 +378,6 @@ class Pipeline:
             raise PipelineError(
                 f"{method} cannot follow to(...); call it before, or do it in the step"
             )
-
-    def _plan(self, end_epoch: int | None) -> Plan:
-        if self.groups is not None:
-            return PackedPlan(
-                self.order,
-                self.groups,
-                batch_size=self.batch_size,
-                drop_last=self.drop_last,
-                chunk_samples=self._chunk_samples(),
-                end_epoch=end_epoch,
-            )
-        return SamplePlan(
-            order=self.order,
-            batch_size=self.batch_size,
-            drop_last=self.drop_last,
-            chunk_samples=self._chunk_samples(),
-            end_epoch=end_epoch,
-        )
-
-    def _chunk_samples(self) -> int:
-        most = 256 if self.batch_size is None else -(-self.batch_size // _CHUNKS_PER_BATCH)
-        if self.groups is not None:
-            return min(max(1, _CHUNK_TOKENS // self.groups.packing.sequence_length), most)
-        return min(samples_in(_CHUNK_BYTES, self.source), most)
 
     def _num_ahead(self) -> int:
         given = 0 if self.num_workers else self.read_ahead_bytes

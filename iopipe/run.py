@@ -16,20 +16,35 @@ from typing import Any
 
 import numpy as np
 
+from iopipe.autotune.budget import Budget
+from iopipe.autotune.tuner import Tuner, Tuning
 from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
 from iopipe.errors import PipelineError, StateError
 from iopipe.faults import Faults
+from iopipe.knobs import ChunkSize, PipelineKnobs
 from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.loader_model import model_of_run
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
 from iopipe.order import Cursor
-from iopipe.plan import Plan, Task
+from iopipe.plan import Plan, Task, mean_sample_bytes
 from iopipe.progress import Progress, place_of, state_of
 from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Samples, Source, Store
-from iopipe.stages import Delivery, Stage, Workers
+from iopipe.stages import Delivery, ReadAhead, Stage, Workers
 
 STATE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneSpec:
+    """How a run is tuned."""
+
+    budget: Budget
+    shape: Mapping[str, Any]
+    chunk: ChunkSize | None
+    """What the plan asks; None where it cuts as it always does."""
+    is_pinned: bool
+    """Whether batches lie in page-locked memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +67,12 @@ class RunSpec:
     max_errors: int
     window: int | None
     """None: batches come in the order of the plan; else as they are ready, from among so many."""
-    read_ahead: Callable[[Store, Iterator[Sequence[ByteRange]]], Store] | None
+    read_ahead: Callable[[Store, Iterator[Sequence[ByteRange]]], ReadAhead] | None
     """Puts a store over the run's own that reads what is to come."""
     ledger: str | os.PathLike[str] | None
     """The folder where what is delivered is logged."""
+    tune: TuneSpec | None
+    """None: what is set stays as it is."""
 
 
 class Run:
@@ -76,6 +93,8 @@ class Run:
         self._meter = Meter(self._delivery.events if self._delivery else None)
         self._pass: _Pass | None = None
         self._ledger: LedgerWriter | None = None
+        self._knobs: PipelineKnobs | None = None
+        self._tuner: Tuner | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
         self._finished = False
         self._closed = False
@@ -135,6 +154,12 @@ class Run:
             errors=self._pass.faults.report(),
             model=model_of_run(stages, edges),
         )
+
+    def tuning(self) -> Tuning:
+        """What `tune="auto"` has found so far, and why; after the run as well."""
+        if self._tuner is None:
+            raise PipelineError('nothing was tuned: give run(tune="auto") and take a batch')
+        return self._tuner.found()
 
     def close(self) -> None:
         """Stop threads, close the store; idempotent.  A closed run cannot go on."""
@@ -214,7 +239,26 @@ class Run:
             self._pass = _Pass(self._spec, self._delivery, cursor, self._quarantined)
             weakref.finalize(self, self._pass.close)
             self._pass.engine.start()
+            if self._spec.tune is not None:
+                self._begin_tuning(self._spec.tune, self._pass)
         return self._pass
+
+    def _begin_tuning(self, spec: TuneSpec, current: _Pass) -> None:
+        self._knobs = PipelineKnobs(
+            current.engine,
+            workers=current.workers,
+            ahead=current.ahead,
+            chunk=spec.chunk,
+            sample_bytes=mean_sample_bytes(self._spec.source),
+            is_pinned=spec.is_pinned,
+        )
+        self._tuner = Tuner(
+            self._knobs,
+            self._meter.totals,
+            budget=spec.budget,
+            shape=spec.shape,
+            on_change=self._meter.forget_steps,
+        )
 
     def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:
         if isinstance(item, Parcel):
@@ -224,6 +268,9 @@ class Run:
             task = item.task
             first, last = task.first - task.row, task.first + len(task.ids)
             self._delivered(task, first, last, batch.ids, item.planned)
+            if self._tuner is not None and self._knobs is not None:
+                self._knobs.saw(batch.columns, batch.num_samples)
+                self._tuner.step()
             return batch.columns
         self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
         self._rows = self._row_by_row(item.task, item.samples)
@@ -314,30 +361,31 @@ class _Pass:
             max_errors=spec.max_errors,
             quarantined=quarantined,
         )
-        self._workers = spec.workers() if spec.workers else None
-        self._store = spec.open_store() if self._workers is None else None
-        self._ahead: Store | None = None
+        self.workers = spec.workers() if spec.workers else None
+        self._store = spec.open_store() if self.workers is None else None
+        self.ahead: ReadAhead | None = None
         if spec.read_ahead is not None and self._store is not None:
             coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
-            self._ahead = spec.read_ahead(self._store, coming)
+            self.ahead = spec.read_ahead(self._store, coming)
         self.engine = Engine(
             spec.plan.tasks(cursor),
-            spec.stages(self._ahead or self._store, self._workers, delivery),
+            spec.stages(self.ahead or self._store, self.workers, delivery),
             seed=spec.plan.order.sequence.seed,
             pads=spec.plan.order.tail == "pad",
             window=spec.window,
             faults=self.faults,
             delivery=delivery,
+            is_watched=spec.tune is not None,
         )
 
     def close(self) -> None:
-        if self._workers is not None:
-            self._workers.close()  # before the threads that wait for them
+        if self.workers is not None:
+            self.workers.close()  # before the threads that wait for them
         self.engine.close()
         if self._delivery is not None:
             self._delivery.close()
-        if self._ahead is not None:
-            self._ahead.close()
+        if self.ahead is not None:
+            self.ahead.close()
         if self._owns_store and self._store is not None:
             self._store.close()
 

@@ -19,7 +19,7 @@ PACKAGE = Path(iopipe.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 
 CONTRACTS = {"errors", "protocols"}
-LOW = {"draws", "order", "storage", "meter", "topology"}
+LOW = {"autotune", "draws", "order", "storage", "meter", "topology"}
 CORE = (
     CONTRACTS
     | LOW
@@ -30,7 +30,10 @@ CORE = (
         "gate",
         "audit",
         "binding",
+        "crew",
+        "cutting",
         "description",
+        "knobs",
         "ledger",
         "packing",
         "mapping",
@@ -40,6 +43,7 @@ CORE = (
         "progress",
         "run",
         "stages",
+        "tuned",
     }
 )
 
@@ -51,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": CONTRACTS,
     "meter": CONTRACTS,
     "topology": CONTRACTS,
+    "autotune": CONTRACTS | {"meter", "topology"},
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
     "description": CONTRACTS | {"binding", "order", "packing", "stages"},
@@ -62,10 +67,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "numbering": CONTRACTS | {"ledger", "order", "packing"},
     "audit": CONTRACTS | {"ledger", "numbering", "order", "plan", "progress"},
     "edge": {"meter"},
+    "crew": {"edge"},
     "gate": {"edge"},
     "faults": CONTRACTS | {"meter"},
-    "engine": CORE - {"pipeline", "run", "engine"},
-    "run": CORE - {"pipeline", "run"},
+    "cutting": CONTRACTS | {"order", "packing", "plan"},
+    "engine": CORE - {"pipeline", "tuned", "run", "knobs", "engine"},
+    "knobs": CONTRACTS | {"autotune", "engine", "stages"},
+    "run": CORE - {"pipeline", "tuned", "run"},
+    "tuned": CORE - {"pipeline", "tuned"},
     "pipeline": CORE - {"pipeline"},
     "kernels": {"errors"},
     "readers": CONTRACTS | {"packing", "storage"},
@@ -73,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": CORE | {"readers"},
     "doctor": CORE,
     "report": CORE | {"readers"},
-    "profile": CONTRACTS | {"meter", "report"},
+    "profile": CONTRACTS | {"autotune", "meter", "report"},
     "bench": CORE | {"readers", "loaders", "kernels", "jobs", "profile", "report"},
     "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "doctor", "profile"},
 }

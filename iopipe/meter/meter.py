@@ -36,7 +36,7 @@ from iopipe.meter.ranks import RankMeter
 from iopipe.meter.recording import RecordedStep
 from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
 from iopipe.meter.spans import Span
-from iopipe.meter.tally import History, Kind, Lap, Tally
+from iopipe.meter.tally import History, Kind, Lap, Tally, Totals
 from iopipe.meter.what_if import Limits, what_if
 from iopipe.protocols import Cause, Event, Events
 
@@ -243,6 +243,15 @@ class Meter:
         """The last few thousand steps since the latest pause, for `what_if`."""
         self._harvest()
         return self._tally.recorded()
+
+    def totals(self) -> Totals:
+        """What all steps add up to so far; cheap."""
+        self._harvest()
+        return self._tally.totals()
+
+    def forget_steps(self) -> None:
+        """The loader has been changed: what is predicted rests on steps from now on."""
+        self._tally.forget_steps()
 
     # ---- laps ------------------------------------------------------------------------
 

@@ -87,6 +87,17 @@ class Lap:
         return list(events.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Since the first batch."""
+
+    num_steps: int
+    num_samples: int
+    wall_ns: int
+    stall_ns: int
+    causes_ns: Mapping[Cause, int]
+
+
 class Tally:
     """Running totals over all laps, and the last `max_steps` steps one by one."""
 
@@ -150,6 +161,19 @@ class Tally:
     def recorded(self) -> tuple[RecordedStep, ...]:
         """The last steps, to be replayed under other conditions."""
         return self._recording.steps()
+
+    def totals(self) -> Totals:
+        return Totals(
+            num_steps=self.num_steps,
+            num_samples=self.num_samples,
+            wall_ns=self.wall_ns,
+            stall_ns=self.stall_ns,
+            causes_ns=dict(self.causes_ns),
+        )
+
+    def forget_steps(self) -> None:
+        """What was recorded so far is not to be replayed together with what comes."""
+        self._recording.clear()
 
     def step_ms(self) -> Percentiles:
         return _percentiles([step.duration_ns for step in self.steps])

@@ -8,7 +8,7 @@ workers and threads are not known here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -195,3 +195,17 @@ class BlockShuffle:
 def _check_size(num_samples: int) -> None:
     if num_samples < 0:
         raise PipelineError(f"num_samples is {num_samples}: give 0 or more")
+
+
+ShuffleMode: TypeAlias = Literal["full", "block", "none"]
+
+
+def sequence_of(mode: ShuffleMode, *, num_samples: int, seed: int, **blocks: int) -> EpochSequence:
+    """The one that a user names; `blocks`: what `BlockShuffle` is told besides."""
+    if mode == "full":
+        return FullShuffle(num_samples=num_samples, seed=seed)
+    if mode == "block":
+        return BlockShuffle(num_samples=num_samples, seed=seed, **blocks)
+    if mode == "none":
+        return Stored(num_samples=num_samples, seed=seed)
+    raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")
