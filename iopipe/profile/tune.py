@@ -46,6 +46,9 @@ def _tuned(
     num_steps: int,
     on_decision: Callable[[str], None],
 ) -> Tuning:
+    with pipeline.run() as run:  # without end an empty one would be looked through for ever
+        if next(run, None) is None:
+            raise PipelineError("the pipeline gives no batches: there is nothing to tune")
     with pipeline.run(num_epochs=None, tune="auto") as run:
         num_told = 0
         for number, batch in enumerate(run, 1):
@@ -57,6 +60,4 @@ def _tuned(
             num_told = len(found.decisions)
             if number == num_steps:
                 break
-        else:
-            raise PipelineError("the pipeline gives no batches: there is nothing to tune")
         return found
