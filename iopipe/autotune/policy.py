@@ -1,11 +1,14 @@
 """From measurements to the next setting: hill climbing that ends, and begins again when it must.
 
 Stands between the tuner, which measures and turns, and the moves.  Invariant: no setting is
-tried twice while the load is the same, so that under a constant load the number of moves is
+tried more than twice while the load is the same, so that under a constant load the number of moves is
 finite; nothing is ever set that the budget refuses.
 
     climbing   measure, try the most promising move, keep it if more samples come through by more
                than noise, else undo it; fed, or nothing left to try: settled
+    undone     what is kept is measured again after a move that seemed to do harm, and before
+               settling; where it is slower than it was, others use the machine more than before,
+               and what was undone meanwhile is tried once more, and only once
     settled    watch; where starvation or rate differ from what was settled for, in several
                windows in a row, the load has changed: climb again from here
     patience   a climb that changed nothing makes the next one wait twice as many windows
@@ -35,6 +38,8 @@ _CHANGED_STARVED = 0.10
 _PATIENCE = 2
 _MAX_PATIENCE = 256
 _STALE_UNDOS = 3
+
+Key: TypeAlias = frozenset[tuple[str, int]]
 
 What: TypeAlias = Literal["try", "keep", "undo", "settle", "climb"]
 
@@ -82,7 +87,12 @@ class Policy:
         self._seen: Measurement | None = None
         self._num_windows = 0
         self._visited = {_key(values)}
-        self._num_undone = 0
+        self._undone: set[Key] = set()
+        """Since what is kept was measured."""
+        self._given_back: set[Key] = set()
+        """Those that may have been undone wrongly: they get no third chance."""
+        self._before: Measurement | None = None
+        """What is kept, as it was measured last, where it is being measured again."""
         self._num_changed = 0
         self._patience = _PATIENCE
         self._climb_began_at = _key(values)
@@ -94,9 +104,22 @@ class Policy:
         if self._trial is not None:
             return self._judge(self._trial, measured)
         self._base = measured
+        self._doubt(measured)
         return self._next(measured)
 
     # ---- climbing --------------------------------------------------------------------
+
+    def _doubt(self, base: Measurement) -> None:
+        """Of what is kept, measured again: were the moves since then judged by too high a mark?"""
+        before, self._before = self._before, None
+        if before is not None and base.rate < (1 + _CLEARLY_WORSE) * before.rate:
+            again = self._undone - self._given_back
+            self._visited -= again
+            self._given_back |= again
+        self._undone = set()
+
+    def _measure_again(self) -> None:
+        self._before, self._base = self._base, None
 
     def _next(self, base: Measurement) -> list[Decision]:
         if base.starved < _FED:
@@ -110,6 +133,9 @@ class Policy:
             change = difference(self.kept, move.values)
             evidence = f"starved {100 * base.starved:.0f} %{_most(base.causes)}; {move.reason}"
             return [Decision(what="try", change=change, evidence=evidence)]
+        if self._undone:
+            self._measure_again()
+            return []
         starved = f"starved {100 * base.starved:.0f} %{_most(base.causes)}"
         return [self._settle(f"{starved}, nothing is left to try within the budget")]
 
@@ -127,14 +153,14 @@ class Policy:
         change = difference(self.kept, trial.values)
         self._trial = self._seen = None
         if gain >= _MIN_GAIN:
-            self.kept, self._base, self._num_undone = dict(trial.values), seen, 0
+            self.kept, self._base, self._undone = dict(trial.values), seen, set()
             return [Decision(what="keep", change=change, evidence=rates), *self._next(seen)]
         back = difference(trial.values, self.kept)
         self.values = dict(self.kept)
-        self._num_undone += 1
+        self._undone.add(_key(trial.values))
         undone = Decision(what="undo", change=back, evidence=rates)
-        if self._num_undone % _STALE_UNDOS == 0:
-            self._base = None  # measured again: it may be the load that has changed
+        if gain < _CLEARLY_WORSE or len(self._undone) >= _STALE_UNDOS:
+            self._measure_again()
             return [undone]
         return [undone, *self._next(base)]
 
@@ -163,7 +189,7 @@ class Policy:
             return []  # lighter than before: fed all the more
         self.is_settled = False
         self._visited = {_key(self.kept)}
-        self._num_undone = 0
+        self._given_back, self._undone = set(), set()
         self._climb_began_at = _key(self.kept)
         evidence = (
             f"the load has changed: starved {100 * reference.starved:.0f} % before, "
@@ -183,7 +209,7 @@ def _differs(now: Measurement, before: Measurement) -> bool:
     return slower or abs(now.starved - before.starved) > _CHANGED_STARVED
 
 
-def _key(values: Values) -> frozenset[tuple[str, int]]:
+def _key(values: Values) -> Key:
     return frozenset(values.items())
 
 

@@ -104,6 +104,19 @@ def test_a_refused_move_is_not_made_again_until_the_load_changes() -> None:
     assert machine.best() >= 0.9 * machine.seconds(policy.kept)
 
 
+def test_what_was_undone_while_others_used_the_machine_is_tried_once_more() -> None:
+    machine = MACHINES["decode on two cores"]()
+    policy = _policy(machine)
+    first, *_ = _observe(policy, machine, 1)
+    machine.stages["decode.threads"].seconds *= 3  # for a while
+    decisions = _observe(policy, machine, 2)
+    assert decisions[0].what == "undo"
+    assert decisions[1].change == first.change
+    machine.stages["decode.threads"].seconds /= 3
+    _observe(policy, machine, 60)
+    assert machine.best() == pytest.approx(machine.seconds(policy.kept))
+
+
 def test_every_decision_says_what_it_was_made_from() -> None:
     machine = MACHINES["decode on two cores"]()
     first, *_ = _observe(_policy(machine), machine, 1)
