@@ -1,8 +1,8 @@
 """From measurements to the next setting: hill climbing that ends, and begins again when it must.
 
 Stands between the tuner, which measures and turns, and the moves.  Invariant: no setting is
-tried more than twice while the load is the same, so that under a constant load the number of moves is
-finite; nothing is ever set that the budget refuses.
+tried more than twice while the load is the same, so that under a constant load the number of
+moves is finite; nothing is ever set that the budget refuses.
 
     climbing   measure, try the most promising move, keep it if more samples come through by more
                than noise, else undo it; fed, or nothing left to try: settled

@@ -99,7 +99,9 @@ class Setting:
 
 
 def _checked(values: Any) -> dict[str, int]:
-    for name, value in dict(values).items():
+    if not isinstance(values, dict):
+        raise TypeError(f"values are {values!r}")
+    for name, value in values.items():
         if type(value) is not int or not 1 <= value <= _MOST:
             raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {_MOST}")
     return dict(values)
