@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from iopipe.audit import AuditReport as AuditReport
     from iopipe.audit import audit_ledgers as audit_ledgers
+    from iopipe.autotune.budget import Budget as Budget
+    from iopipe.autotune.setting import Setting as Setting
+    from iopipe.ceiling import measure_storage as measure_storage
     from iopipe.errors import DataError as DataError
     from iopipe.errors import ErrorBudgetExceeded as ErrorBudgetExceeded
     from iopipe.errors import IopipeError as IopipeError
@@ -70,6 +73,7 @@ _HOMES = {
     "ArrowSource": "iopipe.readers",
     "AuditReport": "iopipe.audit",
     "Binding": "iopipe.topology",
+    "Budget": "iopipe.autotune.budget",
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",
@@ -93,6 +97,7 @@ _HOMES = {
     "Run": "iopipe.run",
     "Samples": "iopipe.protocols",
     "Source": "iopipe.protocols",
+    "Setting": "iopipe.autotune.setting",
     "StateError": "iopipe.errors",
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
@@ -105,6 +110,7 @@ _HOMES = {
     "apply_binding": "iopipe.topology",
     "audit_ledgers": "iopipe.audit",
     "inspect_dataset": "iopipe.readers",
+    "measure_storage": "iopipe.ceiling",
     "merge_states": "iopipe.progress",
     "meter": "iopipe.meter",
     "mix": "iopipe.loaders.mix",

@@ -162,7 +162,19 @@ def _add_tune_pipeline(what: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     tuned.add_argument("--steps", type=int, default=200, help="to run in all (200)")
     tuned.add_argument("--out", type=Path, help="a file for pipeline.tuned(FILE)")
+    tuned.add_argument(
+        "--ceiling",
+        type=_seconds_or_file,
+        help="seconds to measure the storage for, or a file of `iopipe bench storage`",
+    )
     tuned.set_defaults(run=_tune_pipeline)
+
+
+def _seconds_or_file(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _profile(options: argparse.Namespace) -> int:
@@ -306,14 +318,16 @@ def _dashboard(options: argparse.Namespace) -> int:
 def _tune_pipeline(options: argparse.Namespace) -> int:
     from iopipe.profile.tune import tune
 
-    found = tune(
+    found, report = tune(
         options.pipeline,
         step=options.step,
         num_steps=options.steps,
         out=options.out,
+        ceiling=options.ceiling,
         on_decision=lambda line: print(line, flush=True),
     )
     print(str(found).splitlines()[-1])
+    print(f"over all {found.num_steps} steps: {report.verdict}")
     if options.out is not None:
         print(f'written to {options.out}: pipeline.tuned("{options.out}")')
     return 0

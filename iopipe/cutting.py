@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from iopipe.errors import PipelineError
 from iopipe.order import Order
 from iopipe.packing import Groups, PackedPlan
 from iopipe.plan import Plan, SamplePlan, samples_in
@@ -53,6 +54,14 @@ def chunk_samples_of(pipeline: Cut) -> int:
     if groups is not None:
         return min(max(1, _CHUNK_TOKENS // groups.packing.sequence_length), most)
     return min(samples_in(_CHUNK_BYTES, pipeline.source), most)
+
+
+def check_order(pipeline: Cut, *, in_order: bool) -> None:
+    """`PipelineError` where its batches cannot come as they are ready."""
+    if not in_order and pipeline.batch_size is None:
+        raise PipelineError("in_order=False is about batches; call batch(n) before run")
+    if pipeline.groups is not None and not in_order:
+        raise PipelineError("packed sequences come in order; leave in_order=False out")
 
 
 def plan_of(

@@ -15,18 +15,20 @@ from typing import Any, Literal
 from iopipe.autotune.budget import Budget
 from iopipe.autotune.setting import Setting
 from iopipe.binding import READ_THREADS, bound_stages
-from iopipe.cutting import chunk_samples_of, plan_of
+from iopipe.cutting import check_order, chunk_samples_of, plan_of
 from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
+from iopipe.one_pass import RunSpec
 from iopipe.order import Cursor, Order, ShuffleMode, Stored, Tail, sequence_of
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
 from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
-from iopipe.run import Run, RunSpec
+from iopipe.run import Run
 from iopipe.stages import Crop, Delivery, Fidelity, ImageOptions, Stage, Toolkit, Workers
+from iopipe.storage.ceiling import Ceiling
 from iopipe.tuned import tune_spec, with_setting
 
 _RUNS_PER_WINDOW = 64
@@ -305,6 +307,7 @@ class Pipeline:
         window: int = 8,
         ledger: str | os.PathLike[str] | None = None,
         tune: Literal["auto"] | Budget | None = None,
+        ceiling: Ceiling | None = None,
     ) -> Run:
         """Start at `epoch` and go on for `num_epochs`, without end where that is None.
 
@@ -317,12 +320,10 @@ class Pipeline:
 
         With `tune="auto"` threads, batches ahead and sizes of reads are changed while it runs
         until the step starves no more or nothing helps, within what the system lets it take, or
-        within a `Budget`; batches stay what they are.  See `Run.tuning`.
+        within a `Budget`; batches stay what they are.  See `Run.tuning`.  With a `ceiling`, from
+        `iopipe.measure_storage`, the report says which share of it was read.
         """
-        if not in_order and self.batch_size is None:
-            raise PipelineError("in_order=False is about batches; call batch(n) before run")
-        if self.groups is not None and not in_order:
-            raise PipelineError("packed sequences come in order; leave in_order=False out")
+        check_order(self, in_order=in_order)
         if self.num_workers and self.read_ahead_bytes:
             raise PipelineError("workers read what they are asked for: leave read_ahead out")
         if window < 1:
@@ -350,6 +351,7 @@ class Pipeline:
             read_ahead=partial(self.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
             ledger=ledger,
             tune=tuning,
+            ceiling=ceiling,
         )
         return Run(spec, cursor=Cursor(epoch=epoch))
 

@@ -15,7 +15,7 @@ from iopipe.autotune.setting import Setting
 from iopipe.cutting import Cut, chunk_samples_of
 from iopipe.errors import PipelineError
 from iopipe.knobs import CHUNK, PREFETCH, READ_AHEAD, WORKERS, ChunkSize, threads_of
-from iopipe.run import TuneSpec
+from iopipe.one_pass import TuneSpec
 from iopipe.stages import Stage
 
 

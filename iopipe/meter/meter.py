@@ -34,7 +34,7 @@ from iopipe.meter.interference import WindowMeter
 from iopipe.meter.loader_model import LoaderModel
 from iopipe.meter.ranks import RankMeter
 from iopipe.meter.recording import RecordedStep
-from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
+from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport, StorageUse
 from iopipe.meter.spans import Span
 from iopipe.meter.tally import History, Kind, Lap, Tally, Totals
 from iopipe.meter.what_if import Limits, what_if
@@ -195,6 +195,7 @@ class Meter:
         errors: ErrorReport | None = None,
         model: LoaderModel | None = None,
         limits: Limits | None = None,
+        storage: StorageUse | None = None,
     ) -> Report:
         """What is known so far.  Steps that the device has not passed yet are left out of
         all numbers; synchronise before if the last ones matter.
@@ -226,6 +227,7 @@ class Meter:
             causes=causes,
             what_if=predicted,
             interference=self.windows.report() if self.windows else None,
+            storage=storage,
             straggler=str(self._ranks.report() or "") if self._ranks else "",
             recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
             launch_fraction=_ratio(tally.launch_ns, wall_ns),

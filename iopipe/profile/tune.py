@@ -11,8 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from iopipe.autotune.tuner import Tuning
+from iopipe.ceiling import measure_storage
 from iopipe.errors import PipelineError
+from iopipe.meter.report import Report
 from iopipe.profile.loading import found_in
+from iopipe.storage.ceiling import Ceiling, ceiling_of_bench
 
 
 def tune(
@@ -21,11 +24,16 @@ def tune(
     step: str = "train_step",
     num_steps: int = 200,
     out: str | os.PathLike[str] | None = None,
+    ceiling: float | str | None = None,
     on_decision: Callable[[str], None] = lambda line: None,
-) -> Tuning:
+) -> tuple[Tuning, Report]:
     """Run the pipeline that `target` names for `num_steps` steps, over as many epochs as that
-    takes.  `on_decision` is told of every decision when it is made; `out` is a file for
-    `Pipeline.tuned`.  A loader of torch's is tuned by `DataLoader(tune="auto")`."""
+    takes: what the tuner found, and the report of all these steps.
+
+    `on_decision` is told of every decision when it is made; `out` is a file for
+    `Pipeline.tuned`; `ceiling` says how the storage's is known: seconds to measure it for, or a
+    file of `iopipe bench storage`.  A loader of torch's is tuned by `DataLoader(tune="auto")`.
+    """
     pipeline, function = found_in(target, step=step)
     if not hasattr(pipeline, "tuned"):
         raise PipelineError(
@@ -34,22 +42,32 @@ def tune(
         )
     if num_steps < 1:
         raise PipelineError(f"steps is {num_steps}; it must be at least 1")
-    found = _tuned(pipeline, function, num_steps, on_decision)
+    known = _ceiling(pipeline, ceiling)
+    found, report = _tuned(pipeline, function, num_steps, known, on_decision)
     if out is not None:
         found.setting.save(out, decisions=found.to_json())
-    return found
+    return found, report
+
+
+def _ceiling(pipeline: Any, ceiling: float | str | None) -> Ceiling | None:
+    if ceiling is None:
+        return None
+    if isinstance(ceiling, str):
+        return ceiling_of_bench(ceiling)
+    return measure_storage(pipeline, seconds=ceiling, epoch=1)  # the run begins with epoch 0
 
 
 def _tuned(
     pipeline: Any,
     function: Callable[[Any], None],
     num_steps: int,
+    ceiling: Ceiling | None,
     on_decision: Callable[[str], None],
-) -> Tuning:
+) -> tuple[Tuning, Report]:
     with pipeline.run() as run:  # without end an empty one would be looked through for ever
         if next(run, None) is None:
             raise PipelineError("the pipeline gives no batches: there is nothing to tune")
-    with pipeline.run(num_epochs=None, tune="auto") as run:
+    with pipeline.run(num_epochs=None, tune="auto", ceiling=ceiling) as run:
         num_told = 0
         for number, batch in enumerate(run, 1):
             function(batch)
@@ -60,4 +78,4 @@ def _tuned(
             num_told = len(found.decisions)
             if number == num_steps:
                 break
-        return found
+        return found, run.report()

@@ -44,7 +44,8 @@ def test_the_command_leaves_a_setting_that_the_pipeline_loads(
     content = json.loads(out.read_text())
     assert content["schema"] == 1
     assert content["values"].keys() == {"read.threads", "copy.threads", "prefetch", "chunk_samples"}
-    assert len(printed) == len(content["decisions"]) + 2
+    assert len(printed) == len(content["decisions"]) + 3
+    assert "over all 90 steps: " in printed[-2]
     assert all(1 <= decision["step"] <= 90 for decision in content["decisions"])
     module = sys.modules[file.stem]
     assert len(module.steps) == 90
