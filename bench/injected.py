@@ -30,20 +30,23 @@ _KERNEL = "spin_kernel"
 """What `torch.cuda._sleep` launches; no other kernel of a case has that in its name."""
 
 
+_cuda: Any = torch.cuda  # most of it has no types
+
+
 class CudaRig:
     """The current device; a context manager that records what runs there."""
 
     def __init__(self) -> None:
         self.events: Events = CudaEvents("cuda")
         self._cycles_per_second = cycles_per_second()
-        self._copies = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._copies = _cuda.Stream()
         self._pinned = torch.zeros(_PINNED_BYTES, dtype=torch.uint8, pin_memory=True)
         self._pageable = torch.zeros(_PAGEABLE_BYTES, dtype=torch.uint8)
         self._target = torch.zeros(_PINNED_BYTES, dtype=torch.uint8, device="cuda")
         self._small = torch.zeros(16, device="cuda")
         self._num_of_step: list[int] = []
         self._num_enqueued = 0
-        self._profile = profile(activities=[ProfilerActivity.CUDA])
+        self._profile: Any = profile(activities=[ProfilerActivity.CUDA])
         self._intervals: list[tuple[int, int]] = []
         self._is_over = False
 
@@ -64,7 +67,7 @@ class CudaRig:
             continue
 
     def compute(self, seconds: float) -> None:
-        torch.cuda._sleep(int(seconds * self._cycles_per_second))
+        _cuda._sleep(int(seconds * self._cycles_per_second))
         self._num_enqueued += 1
 
     def compute_tiny(self, num_kernels: int) -> None:
@@ -112,13 +115,13 @@ class CudaRig:
 
 def cycles_per_second() -> float:
     """Of the counter that `torch.cuda._sleep` counts, once the clocks are up."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(500_000_000)
+    start, end = (_cuda.Event(enable_timing=True) for _ in range(2))
+    _cuda._sleep(500_000_000)
     start.record()
-    torch.cuda._sleep(100_000_000)
+    _cuda._sleep(100_000_000)
     end.record()
     torch.cuda.synchronize()
-    return 100_000_000 / (start.elapsed_time(end) / 1e3)
+    return 100_000_000 / (float(start.elapsed_time(end)) / 1e3)
 
 
 def judged(name: str, case: Case, outcome: Outcome) -> dict[str, Any]:
