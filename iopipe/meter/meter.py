@@ -69,6 +69,8 @@ class Meter:
         self.windows = windows
         self._ranks = ranks
         self._events: Events = events if events is not None else HostEvents(clock)
+        self._releases = not isinstance(self._events, HostEvents)
+        """Readings of the host's clock need no pool."""
         self._clock = clock
         self._tally = Tally(
             self._events, max_steps, tuple(one for one in (history, windows, ranks) if one)
@@ -238,7 +240,7 @@ class Meter:
             stages=stages,
             edges=edges,
             errors=errors or ErrorReport(),
-            steps=tuple(tally.steps),
+            steps=tally.steps(),
         )
 
     def recorded(self) -> tuple[RecordedStep, ...]:
@@ -300,8 +302,9 @@ class Meter:
         while self._pending and self._events.done(self._pending[0].ready):
             lap = self._pending.popleft()
             self._tally.add(lap)
-            for event in lap.spent_events():
-                self._events.release(event)
+            if self._releases:
+                for event in lap.spent_events():
+                    self._events.release(event)
 
     def _limits(self) -> Limits:
         taken = _ratio(self._cpu_now_ns() / 1e9, self._tally.num_samples)
