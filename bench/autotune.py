@@ -107,14 +107,20 @@ def _key(values: Mapping[str, int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=CASES, action="append")
+    parser.add_argument(
+        "--only", choices=CASES, action="append", help="may be given again; other rows stay"
+    )
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(arguments)
-    rows = []
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or CASES:
-            rows.append(measure(name, CASES[name], Path(folder), num_rounds=options.rounds))
-            _show(rows[-1])
+            row = measure(name, CASES[name], Path(folder), num_rounds=options.rounds)
+            measured[name] = row
+            _show(row)
+    kept = _rows_of(options.json) if options.only else {}
+    found = {**kept, **measured}
+    rows = [found[name] for name in CASES if name in found]
     reached = sum(row["ratio"] >= 0.95 for row in rows)
     print(f"{reached} of {len(rows)} pipelines reach 0.95 of the best of their sweep")
     write_results(
@@ -123,6 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache={"state": "shards are in memory, tokens in the page cache; far storage is a wait"},
         rows=rows,
     )
+
+
+def _rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    return {row["pipeline"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def _show(row: Mapping[str, Any]) -> None:
