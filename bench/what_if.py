@@ -87,14 +87,18 @@ def _compared(report: dict[str, Any], change: str, outcome: float) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=TRIALS)
+    parser.add_argument(
+        "--only", choices=TRIALS, action="append", help="may be given again; other rows stay"
+    )
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(arguments)
-    rows = []
-    for name, trial in TRIALS.items():
-        if options.only in (None, name):
-            rows.append(measure(name, trial, num_rounds=options.rounds))
-            _show(rows[-1])
+    measured = {}
+    for name in options.only or TRIALS:
+        measured[name] = measure(name, TRIALS[name], num_rounds=options.rounds)
+        _show(measured[name])
+    kept = _rows_of(options.json) if options.only else {}
+    found = {**kept, **measured}
+    rows = [found[name] for name in TRIALS if name in found]
     inside = sum(row["num_inside"] for row in rows)
     total = sum(len(row["rounds"]) for row in rows)
     print(f"{inside} of {total} intervals hold the outcome")
@@ -104,6 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache={"state": "no files are read: storage is a wait of known length"},
         rows=rows,
     )
+
+
+def _rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    return {row["pipeline"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -77,6 +77,17 @@ TRIALS = {
     "decodes, 1 to 2 workers": _trial(
         "2x decode threads", Setting(pixels=640, num_batches=96), workers=2
     ),
+    "waits, cached": _trial("cached", Setting(storage_ms=2, pixels=32), storage_ms=0.0),
+    "step-bound, storage twice as fast": _trial(
+        "2x faster storage", Setting(storage_ms=1, pixels=32, workers=2), storage_ms=0.5
+    ),
+    "bursts, 2 workers, deeper queue": _trial(
+        "prefetch 8", Setting(storage_ms=2.2, is_bursty=True, workers=2), prefetch=8
+    ),
+    "iopipe, decodes, 1 to 2 threads": _trial(
+        "2x decode threads",
+        Setting(kind="iopipe", pixels=640, num_batches=96, step_ms=5), workers=2,
+    ),
     "bursts, deeper queue": _trial(
         "prefetch 8", Setting(storage_ms=1.1, is_bursty=True), prefetch=8
     ),

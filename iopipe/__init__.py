@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from iopipe.audit import AuditReport as AuditReport
     from iopipe.audit import audit_ledgers as audit_ledgers
+    from iopipe.autotune.budget import Budget as Budget
+    from iopipe.autotune.setting import Setting as Setting
+    from iopipe.ceiling import measure_storage as measure_storage
     from iopipe.errors import DataError as DataError
     from iopipe.errors import ErrorBudgetExceeded as ErrorBudgetExceeded
     from iopipe.errors import IopipeError as IopipeError
@@ -72,6 +75,7 @@ _HOMES = {
     "ArrowSource": "iopipe.readers",
     "AuditReport": "iopipe.audit",
     "Binding": "iopipe.topology",
+    "Budget": "iopipe.autotune.budget",
     "CachedStore": "iopipe.storage.cache",
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
@@ -96,6 +100,7 @@ _HOMES = {
     "Run": "iopipe.run",
     "Samples": "iopipe.protocols",
     "Source": "iopipe.protocols",
+    "Setting": "iopipe.autotune.setting",
     "StateError": "iopipe.errors",
     "StorageError": "iopipe.errors",
     "Store": "iopipe.protocols",
@@ -109,6 +114,7 @@ _HOMES = {
     "audit_ledgers": "iopipe.audit",
     "external_source": "iopipe.loaders.external",
     "inspect_dataset": "iopipe.readers",
+    "measure_storage": "iopipe.ceiling",
     "merge_states": "iopipe.progress",
     "meter": "iopipe.meter",
     "mix": "iopipe.loaders.mix",

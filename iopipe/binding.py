@@ -40,17 +40,18 @@ def bound_stages(
     delivery: Delivery | None,
     *,
     prefetch: int,
+    read_threads: int,
     device: str = "cpu",
 ) -> tuple[Stage, ...]:
-    """The read from `store`, or `workers` that do all that is done to samples, then `stages`,
-    and the transfer, which keeps `prefetch` batches ahead."""
+    """The read from `store` by `read_threads`, or `workers` that do all that is done to samples,
+    then `stages`, and the transfer, which keeps `prefetch` batches ahead."""
     stages = [_opened(stage, device) for stage in stages]
     if workers is not None:
         first = _workers_stage(workers)
         stages = [stage for stage in stages if stage.takes == "batch"]
     else:
         assert store is not None
-        first = _read_stage(source, store, delivery)
+        first = _read_stage(source, store, delivery, read_threads)
     if delivery is None:
         return (first, *stages)
     bound = tuple(
@@ -76,7 +77,7 @@ def _opened(stage: Stage, device: str) -> Stage:
     return replace(stage, function=held, held=held, cause=held.cause, open=None)
 
 
-def _read_stage(source: Source, store: Store, delivery: Delivery | None) -> Stage:
+def _read_stage(source: Source, store: Store, delivery: Delivery | None, num_threads: int) -> Stage:
     """Threads of this process read."""
     direct = None if delivery is None else delivery.reader(source, store)
     return Stage(
@@ -84,8 +85,9 @@ def _read_stage(source: Source, store: Store, delivery: Delivery | None) -> Stag
         function=direct or _reader(source, store),
         takes="samples",
         cause="storage",
-        concurrency=read_threads(source),
+        concurrency=num_threads,
         buffer=4,
+        scales=True,
         fills=direct is None and fills(source),
     )
 
@@ -99,6 +101,7 @@ def _workers_stage(workers: Workers) -> Stage:
         cause="decode",
         concurrency=workers.num_workers,
         buffer=workers.num_workers,
+        scales=True,
         fills=True,
     )
 

@@ -135,9 +135,9 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`tune kernels` and `bench kernels`."""
     tune = commands.add_parser("tune", help="search for the fastest configurations")
-    tuned = tune.add_subparsers(required=True, metavar="WHAT").add_parser(
-        "kernels", help="on this GPU; they are looked up from then on"
-    )
+    what = tune.add_subparsers(required=True, metavar="WHAT")
+    _add_tune_pipeline(what)
+    tuned = what.add_parser("kernels", help="on this GPU; they are looked up from then on")
     tuned.add_argument("--kernel", help="this one only")
     tuned.add_argument("--shapes", type=Path, help="a file that collect_shapes wrote")
     tuned.add_argument("--seconds", type=float, default=30.0, help="to search, a shape (30)")
@@ -150,6 +150,31 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
+
+
+def _add_tune_pipeline(what: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tuned = what.add_parser(
+        "pipeline", help="threads, batches ahead and sizes of reads, while its steps run"
+    )
+    tuned.add_argument("pipeline", help="file.py:name")
+    tuned.add_argument(
+        "--step", default="train_step", help="a function of one batch in that file (train_step)"
+    )
+    tuned.add_argument("--steps", type=int, default=200, help="to run in all (200)")
+    tuned.add_argument("--out", type=Path, help="a file for pipeline.tuned(FILE)")
+    tuned.add_argument(
+        "--ceiling",
+        type=_seconds_or_file,
+        help="seconds to measure the storage for, or a file of `iopipe bench storage`",
+    )
+    tuned.set_defaults(run=_tune_pipeline)
+
+
+def _seconds_or_file(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _profile(options: argparse.Namespace) -> int:
@@ -287,6 +312,24 @@ def _dashboard(options: argparse.Namespace) -> int:
     from iopipe.report.grafana import dashboard
 
     print(json.dumps(dashboard(), indent=1))
+    return 0
+
+
+def _tune_pipeline(options: argparse.Namespace) -> int:
+    from iopipe.profile.tune import tune
+
+    found, report = tune(
+        options.pipeline,
+        step=options.step,
+        num_steps=options.steps,
+        out=options.out,
+        ceiling=options.ceiling,
+        on_decision=lambda line: print(line, flush=True),
+    )
+    print(str(found).splitlines()[-1])
+    print(f"over all {found.num_steps} steps: {report.verdict}")
+    if options.out is not None:
+        print(f'written to {options.out}: pipeline.tuned("{options.out}")')
     return 0
 
 

@@ -27,6 +27,7 @@ def decode_stage(toolkit: Toolkit, options: ImageOptions, concurrency: int | Non
             function=function,
             takes="samples",
             cause="decode",
+            scales=True,
             fills=True,
             concurrency=concurrency or len(os.sched_getaffinity(0)),
         )

@@ -84,6 +84,13 @@ class Edge(Generic[T]):
             self._end = num_items
             self._may_get.notify_all()
 
+    def resize(self, capacity: int) -> None:
+        """Let so many items wait from now on; what waits already stays."""
+        with self._may_put:
+            self._capacity = capacity
+            self.stats.resize(capacity)
+            self._may_put.notify_all()
+
     @property
     def num_items(self) -> int:
         """How many items there were in all; known once `get` has returned None."""

@@ -13,17 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from iopipe.edge import Closed, Edge
+from iopipe.crew import Crew
+from iopipe.edge import Edge
 from iopipe.faults import Faults
 from iopipe.gate import Gate
 from iopipe.meter.report import EdgeReport, StageReport
 from iopipe.meter.spans import Span
+from iopipe.meter.stage_clock import StageClock
 from iopipe.plan import Task
-from iopipe.protocols import Allocate, Batch, Cause, Int64Array, Samples
+from iopipe.protocols import Allocate, Batch, Int64Array, Samples
 from iopipe.stages import Delivery, Stage
 
 
@@ -61,41 +63,8 @@ class Failure:
 
 Item: TypeAlias = Chunk | Parcel | Failure
 
-
-class StageClock:
-    """How long the threads of one stage worked; thread-safe."""
-
-    def __init__(self, name: str, cause: Cause, concurrency: int) -> None:
-        self._name = name
-        self._cause = cause
-        self._concurrency = concurrency
-        self._lock = threading.Lock()
-        self._num_items = 0
-        self._busy_ns = 0
-
-    def time(self, work: Callable[[], Any], spans: list[Span]) -> Any:
-        start_ns = time.perf_counter_ns()
-        result = work()
-        end_ns = time.perf_counter_ns()
-        spans.append(Span(self._name, self._cause, start_ns, end_ns))
-        with self._lock:
-            self._num_items += 1
-            self._busy_ns += end_ns - start_ns
-        return result
-
-    def report(self, wall_seconds: float) -> StageReport:
-        with self._lock:
-            busy_seconds = self._busy_ns / 1e9
-            num_items = self._num_items
-        capacity = self._concurrency * wall_seconds
-        return StageReport(
-            name=self._name,
-            cause=self._cause,
-            concurrency=self._concurrency,
-            num_items=num_items,
-            busy_seconds=busy_seconds,
-            busy_fraction=busy_seconds / capacity if capacity else 0.0,
-        )
+IsSurplus: TypeAlias = Callable[[], bool]
+"""See `Crew.is_surplus`."""
 
 
 class Engine:
@@ -111,10 +80,12 @@ class Engine:
         window: int | None,
         faults: Faults,
         delivery: Delivery | None,
+        is_watched: bool = False,
     ) -> None:
         """`pads`: samples may be there to fill up a batch only, and say whether they are.
         `window`: None where items come in the order of the plan; else they come as they are
-        ready, from among so many batches."""
+        ready, from among so many batches.  `is_watched`: see `StageClock`."""
+        self._is_watched = is_watched
         self._tasks = enumerate(tasks)
         self._pads = pads
         self._num_batches = 0
@@ -126,14 +97,17 @@ class Engine:
         self._faults = faults
         self._clocks: list[StageClock] = []
         self._edges: list[Edge[Item]] = []
-        self._threads: list[threading.Thread] = []
+        self._crews: list[Crew] = []
+        self.stages: list[Stage] = []
+        """In their order, the collation among them."""
+        self._buffers: list[int] = []
         self._build(stages, delivery)
         self._started_ns = time.perf_counter_ns()
 
     def start(self) -> None:
         self._started_ns = time.perf_counter_ns()
-        for thread in self._threads:
-            thread.start()
+        for crew in self._crews:
+            crew.start()
 
     def get(self) -> Item | None:
         """The next item, blocking; None at the end of the plan."""
@@ -150,13 +124,30 @@ class Engine:
             self._gate.close()
         for edge in self._edges:
             edge.close()
-        for thread in self._threads:
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join()
+        for crew in self._crews:
+            crew.join()
+
+    def resize(self, number: int, *, threads: int | None = None, buffer: int | None = None) -> None:
+        """Give stage `number` so many threads, and let so many items wait behind it, from now on.
+        Order and results stay what they are.  Not for the collation, which has one thread."""
+        crew = self._crews[number]
+        if threads is not None:
+            self._clocks[number].resize(threads, self._wall_seconds())
+            crew.resize(threads)
+        if buffer is not None:
+            self._buffers[number] = buffer
+        self._edges[number].resize(self._buffers[number] + crew.size)
+
+    def stage_times(self) -> tuple[tuple[float, float], ...]:
+        """Of each stage, see `StageClock.times`."""
+        return tuple(clock.times() for clock in self._clocks)
 
     def stage_reports(self) -> tuple[StageReport, ...]:
-        wall_seconds = (time.perf_counter_ns() - self._started_ns) / 1e9
+        wall_seconds = self._wall_seconds()
         return tuple(clock.report(wall_seconds) for clock in self._clocks)
+
+    def _wall_seconds(self) -> float:
+        return (time.perf_counter_ns() - self._started_ns) / 1e9
 
     def edge_reports(self) -> tuple[EdgeReport, ...]:
         return tuple(edge.stats.snapshot() for edge in self._edges)
@@ -178,7 +169,7 @@ class Engine:
             self._add(stage, self._work_on_batch)
 
     def _add(self, stage: Stage, loop: Callable[..., None]) -> None:
-        clock = StageClock(stage.name, stage.cause, stage.concurrency)
+        clock = StageClock(stage.name, stage.cause, stage.concurrency, is_watched=self._is_watched)
         source = self._edges[-1] if self._edges else None
         # Room for what each thread holds besides the buffer, so that a thread that is
         # done can go on while an earlier item is still worked on.
@@ -187,20 +178,21 @@ class Engine:
         )
         self._clocks.append(clock)
         self._edges.append(target)
-        for number in range(stage.concurrency):
-            self._threads.append(
-                threading.Thread(
-                    target=_until_closed,
-                    args=(loop, stage, clock, source, target),
-                    name=f"iopipe-{stage.name}-{number}",
-                    daemon=True,
-                )
-            )
+        self.stages.append(stage)
+        self._buffers.append(stage.buffer)
+        crew = Crew(
+            stage.name,
+            lambda: loop(stage, clock, source, target, crew.is_surplus),
+            size=stage.concurrency,
+        )
+        self._crews.append(crew)
 
     # ---- what the threads do ---------------------------------------------------------
 
-    def _read(self, stage: Stage, clock: StageClock, _: None, target: Edge[Item]) -> None:
-        while True:
+    def _read(
+        self, stage: Stage, clock: StageClock, _: None, target: Edge[Item], is_surplus: IsSurplus
+    ) -> None:
+        while not is_surplus():
             with self._tasks_lock:
                 entry = next(self._tasks, None)
                 self._num_tasks += entry is not None
@@ -237,9 +229,14 @@ class Engine:
         return self._delivery.reserve(task.batch, row=task.row, num_rows=task.num_batch_rows)
 
     def _work_on_samples(
-        self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
+        self,
+        stage: Stage,
+        clock: StageClock,
+        source: Edge[Item],
+        target: Edge[Item],
+        is_surplus: IsSurplus,
     ) -> None:
-        for sequence, item in _drain(source, target):
+        for sequence, item in _drain(source, target, is_surplus):
             if isinstance(item, Chunk):
                 item = self._applied(stage, clock, item)
             target.put(sequence, item)
@@ -257,7 +254,12 @@ class Engine:
         return chunk
 
     def _collate(
-        self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
+        self,
+        stage: Stage,
+        clock: StageClock,
+        source: Edge[Item],
+        target: Edge[Item],
+        _: IsSurplus,
     ) -> None:
         begun: dict[int, list[Chunk]] = {}
         failed: set[int] = set()
@@ -277,9 +279,14 @@ class Engine:
         target.end(self._num_batches)
 
     def _work_on_batch(
-        self, stage: Stage, clock: StageClock, source: Edge[Item], target: Edge[Item]
+        self,
+        stage: Stage,
+        clock: StageClock,
+        source: Edge[Item],
+        target: Edge[Item],
+        is_surplus: IsSurplus,
     ) -> None:
-        for sequence, item in _drain(source, target):
+        for sequence, item in _drain(source, target, is_surplus):
             if isinstance(item, Parcel):
                 item = _worked_on(stage, clock, item)
             target.put(sequence, item)
@@ -292,18 +299,16 @@ def _fills_slots(stages: Sequence[Stage]) -> bool:
     return of_samples[-1].fills
 
 
-def _until_closed(loop: Callable[..., None], *arguments: Any) -> None:
-    try:
-        loop(*arguments)
-    except Closed:
-        return
-
-
-def _drain(source: Edge[Item], target: Edge[Item]) -> Iterator[tuple[int, Item]]:
-    """Every item of `source`; at its end `target` is told how many there were."""
-    while (entry := source.get()) is not None:
+def _drain(
+    source: Edge[Item], target: Edge[Item], is_surplus: IsSurplus
+) -> Iterator[tuple[int, Item]]:
+    """Items of `source` until this thread is one too many; at their end `target` is told how
+    many there were."""
+    while not is_surplus():
+        if (entry := source.get()) is None:
+            target.end(source.num_items)
+            return
         yield entry
-    target.end(source.num_items)
 
 
 def _is_whole(chunks: list[Chunk]) -> bool:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
+from iopipe.autotune.budget import Budget
 from iopipe.binding import bound_stages
 from iopipe.errors import PipelineError
+from iopipe.one_pass import RunSpec
 from iopipe.order import Cursor
 from iopipe.protocols import ErrorPolicy, Source, Store
-from iopipe.run import Run, RunSpec
-from iopipe.sizing import Sized, batches_together, plan_of
+from iopipe.run import Run
+from iopipe.sizing import batches_together, num_read_threads, plan_of
 from iopipe.stages import Delivery, DeliveryOptions, Numa, Route, Stage, Toolkit, Workers
+from iopipe.storage.ceiling import Ceiling
+from iopipe.tuned import Tunable, tune_spec
 
 
-class Launched(Sized, Protocol):
+class Launched(Tunable, Protocol):
     """What is asked of a pipeline."""
 
     @property
@@ -48,26 +53,36 @@ class Launched(Sized, Protocol):
     def max_errors(self) -> int: ...
 
 
-def launched(
-    pipeline: Launched,
-    *,
-    epoch: int,
-    end_epoch: int | None,
-    in_order: bool,
-    window: int,
-    ledger: str | os.PathLike[str] | None,
-) -> Run:
-    """A run that begins at `epoch`, by a route that is decided; see `Pipeline.run`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What is asked of one run; see `Pipeline.run`."""
+
+    epoch: int
+    end_epoch: int | None
+    window: int | None
+    """None: batches come in order."""
+    ledger: str | os.PathLike[str] | None
+    tune: Literal["auto"] | Budget | None
+    ceiling: Ceiling | None
+
+
+def launched(pipeline: Launched, options: RunOptions) -> Run:
+    """A run of a pipeline whose route is decided."""
     is_direct = pipeline.route == "direct"
     source, ahead = _read_source(pipeline), num_ahead(pipeline)
+    together = batches_together(pipeline) if options.window is None else 1
+    tune = None if options.tune is None else tune_spec(pipeline, options.tune, together)
     spec = RunSpec(
         source=source,
-        plan=plan_of(pipeline, end_epoch, batches_together(pipeline) if in_order else 1),
+        plan=plan_of(
+            pipeline, options.end_epoch, together, live_chunk=tune.chunk if tune else None
+        ),
         stages=partial(
             bound_stages,
             source,
             pipeline.stages,
             prefetch=pipeline.prefetch,
+            read_threads=num_read_threads(pipeline),
             device=pipeline.device or "cpu",
         ),
         workers=partial(_workers, pipeline) if pipeline.num_workers else None,
@@ -77,12 +92,14 @@ def launched(
         batch_size=pipeline.batch_size,
         policy=pipeline.on_error,
         max_errors=pipeline.max_errors,
-        window=None if in_order else window,
+        window=options.window,
         read_ahead=partial(pipeline.toolkit.read_ahead, num_bytes=ahead) if ahead else None,
-        ledger=ledger,
+        ledger=options.ledger,
         near=partial(pipeline.toolkit.near, pipeline.device or "cpu") if pipeline.numa else None,
+        tune=tune,
+        ceiling=options.ceiling,
     )
-    return Run(spec, cursor=Cursor(epoch=epoch))
+    return Run(spec, cursor=Cursor(epoch=options.epoch))
 
 
 def decided(pipeline: Launched) -> tuple[Route, str]:

@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from iopipe.autotune.budget import Budget
+from iopipe.autotune.setting import Setting
 from iopipe.binding import fills
 from iopipe.decoding import check_engines, decode_stage
 from iopipe.description import description
 from iopipe.errors import PipelineError
-from iopipe.launch import check_direct, decided, launched, num_ahead
+from iopipe.launch import RunOptions, check_direct, decided, launched, num_ahead
 from iopipe.mapping import map_stage
-from iopipe.order import Mode, Order, Stored, Tail, shuffled
+from iopipe.order import Order, ShuffleMode, Stored, Tail, sequence_of
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
 from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
 from iopipe.run import Run
-from iopipe.sizing import batches_together, chunk_samples, plan_of
+from iopipe.sizing import batches_together, check_order, chunk_samples_of, plan_of
 from iopipe.stages import (
     Crop,
     EngineName,
@@ -36,6 +38,8 @@ from iopipe.stages import (
     Stage,
     Toolkit,
 )
+from iopipe.storage.ceiling import Ceiling
+from iopipe.tuned import with_setting
 
 _RUNS_PER_WINDOW = 64
 _BLOCK_BYTES = 4 << 20
@@ -67,6 +71,10 @@ class Pipeline:
     """Processes that read and decode; 0: threads of this one do."""
     read_ahead_bytes: int | None = None
     """None: as the place of the data suggests; 0: what is read is what is asked for."""
+    read_threads: int | None = None
+    """None: as many as suit the source."""
+    chunk_samples: int | None = None
+    """Read and worked on together; None: as many as the size of samples suggests."""
     groups: Groups | None = None
     """How documents are packed, where they are."""
     token_options: NextToken | None = None
@@ -76,7 +84,7 @@ class Pipeline:
         self,
         seed: int = 0,
         *,
-        mode: Mode = "full",
+        mode: ShuffleMode = "full",
         block_samples: int | None = None,
         window_blocks: int = 16,
         lanes: int = 8,
@@ -92,7 +100,7 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        sequence = shuffled(
+        sequence = sequence_of(
             mode,
             num_samples=len(self.source),
             seed=seed,
@@ -141,14 +149,15 @@ class Pipeline:
         *,
         name: str | None = None,
         random: bool = False,
-        concurrency: int = 1,
+        concurrency: int | Literal["auto"] = 1,
         buffer: int = 2,
     ) -> Pipeline:
         """Apply `function` to every sample, or after `batch` to the columns of every batch.
 
         It gets and returns a dict; None for a sample leaves that sample out.  It runs in
         `concurrency` threads, so it pays where the function lets go of the interpreter
-        lock.  Raise `iopipe.DataError` for a damaged sample: the error policy applies.
+        lock; 'auto' begins with one and lets `run(tune="auto")` add more.  Raise
+        `iopipe.DataError` for a damaged sample: the error policy applies.
 
         With `random=True` the function gets a numpy `Generator` as its second argument, keyed
         by (seed, epoch, sample id, stage name): a sample is drawn for alike whichever thread
@@ -163,8 +172,12 @@ class Pipeline:
             raise PipelineError(
                 f"two stages named {stage_name!r} would draw the same numbers; give name="
             )
+        is_auto = concurrency == "auto"
+        if is_auto and any(stage.name == stage_name for stage in self.stages):
+            raise PipelineError(f"two stages named {stage_name!r} cannot be tuned; give name=")
         stage = map_stage(function, stage_name, batched=batched, random=random)
-        return self._with(replace(stage, concurrency=concurrency, buffer=buffer))
+        num_threads = 1 if concurrency == "auto" else concurrency
+        return self._with(replace(stage, concurrency=num_threads, buffer=buffer, scales=is_auto))
 
     def pack(
         self,
@@ -307,11 +320,19 @@ class Pipeline:
             check_direct(placed)
         return placed
 
+    def tuned(self, setting: Setting | str | os.PathLike[str]) -> Pipeline:
+        """The same pipeline with its threads, batches ahead and sizes of reads as a tuner found
+        them: `run.tuning().setting`, or the file that `iopipe tune pipeline --out` wrote.
+        `PipelineError` where it was found for a pipeline of another shape."""
+        return with_setting(
+            self, setting if isinstance(setting, Setting) else Setting.load(setting)
+        )
+
     def check_ranks(self) -> None:
         """Make sure that all ranks of an initialised torch.distributed go through the same
         data in the same order; a collective, so all of them call it.  `StateError` names the
         ranks that differ."""
-        plan = plan_of(self, None, 1)
+        plan = plan_of(self, None)
         share = {name: value for name, value in plan.share().items() if name != "rank"}
         check_ranks({"dataset": self.source.digest, **plan.identity(), **share})
 
@@ -323,6 +344,8 @@ class Pipeline:
         in_order: bool = True,
         window: int = 8,
         ledger: str | os.PathLike[str] | None = None,
+        tune: Literal["auto"] | Budget | None = None,
+        ceiling: Ceiling | None = None,
     ) -> Run:
         """Start at `epoch` and go on for `num_epochs`, without end where that is None.
 
@@ -332,31 +355,33 @@ class Pipeline:
 
         `ledger` is a folder in which every rank and start logs what it was delivered, for
         `iopipe audit`.
+
+        With `tune="auto"` threads, batches ahead and sizes of reads are changed while it runs
+        until the step starves no more or nothing helps, within what the system lets it take, or
+        within a `Budget`; batches stay what they are.  See `Run.tuning`.  With a `ceiling`, from
+        `iopipe.measure_storage`, the report says which share of it was read.
         """
-        if not in_order and self.batch_size is None:
-            raise PipelineError("in_order=False is about batches; call batch(n) before run")
-        if self.groups is not None and not in_order:
-            raise PipelineError("packed sequences come in order; leave in_order=False out")
+        check_order(self, in_order=in_order)
         if self.num_workers and self.read_ahead_bytes:
             raise PipelineError("workers read what they are asked for: leave read_ahead out")
         check_engines(self.stages, self.device or "cpu", self.num_workers)
         if window < 1:
             raise PipelineError(f"window is {window}; it must be at least 1")
-        end_epoch = None if num_epochs is None else epoch + num_epochs
-        return launched(
-            replace(self, route=decided(self)[0]),
+        options = RunOptions(
             epoch=epoch,
-            end_epoch=end_epoch,
-            in_order=in_order,
-            window=window,
+            end_epoch=None if num_epochs is None else epoch + num_epochs,
+            window=None if in_order else window,
             ledger=ledger,
+            tune=tune,
+            ceiling=ceiling,
         )
+        return launched(replace(self, route=decided(self)[0]), options)
 
     def describe(self) -> str:
         """What a run will do, a line a stage."""
         route, reason = decided(self)
         here = replace(self, route=route)
-        num_samples = chunk_samples(here, batches_together(here))
+        num_samples = chunk_samples_of(here, batches_together(here))
         return description(here, num_samples, num_ahead(here), (route, reason))
 
     # ---- how it is put together ------------------------------------------------------

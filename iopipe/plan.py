@@ -7,7 +7,7 @@ skipped makes its own batch shorter and moves no other sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -121,6 +121,9 @@ class SamplePlan:
     batches_together: int = 1
     """Batches that are made as one, and taken apart when they are handed over: small ones cost
     less so.  Of use where `chunk_samples` is as many samples."""
+    live_chunk: Callable[[], int] | None = None
+    """Asked for every batch that is cut into tasks, in place of `chunk_samples`: how samples are
+    cut changes what is worked on at once, never what is in a batch."""
 
     def __post_init__(self) -> None:
         if self._drops and self.order.tail == "pad":
@@ -182,8 +185,9 @@ class SamplePlan:
                 yield from self._batch(entry, first + batch_first, batch_ids)
 
     def _batch(self, entry: Cursor, first: int, ids: Int64Array) -> Iterator[Task]:
-        for row in range(0, len(ids), self.chunk_samples):
-            chunk = ids[row : row + self.chunk_samples]
+        size = self.live_chunk() if self.live_chunk is not None else self.chunk_samples
+        for row in range(0, len(ids), size):
+            chunk = ids[row : row + size]
             start = first + row
             yield Task(
                 entry=entry,

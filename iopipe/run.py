@@ -9,61 +9,32 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from iopipe.autotune.tuner import Tuner, Tuning
 from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
 from iopipe.errors import DataError, PipelineError, StateError
-from iopipe.faults import Faults
+from iopipe.knobs import PipelineKnobs
 from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.loader_model import model_of_run
 from iopipe.meter.meter import Meter
 from iopipe.meter.ranks import RankMeter, RankStalls
-from iopipe.meter.report import Report
+from iopipe.meter.report import Report, StorageUse
 from iopipe.meter.spans import Span
+from iopipe.one_pass import Pass, RunSpec, TuneSpec
 from iopipe.order import Cursor
 from iopipe.parts import Part, parts_of
-from iopipe.plan import Plan, Task
+from iopipe.plan import Task, mean_sample_bytes
 from iopipe.progress import Progress, place_of, state_of
-from iopipe.protocols import ByteRange, ErrorPolicy, Int64Array, Samples, Source, Store
-from iopipe.stages import Delivery, Stage, Workers
+from iopipe.protocols import Int64Array, Samples
 
 STATE_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSpec:
-    """What a pipeline hands to its runs."""
-
-    source: Source
-    plan: Plan
-    stages: Callable[[Store | None, Workers | None, Delivery | None], tuple[Stage, ...]]
-    """The stages from the read on, bound to the store or the workers, and the slots, of one
-    run."""
-    workers: Callable[[], Workers] | None
-    """None where threads of this process do it all."""
-    open_store: Callable[[], Store]
-    owns_store: bool
-    """Whether a run closes the store that it got from `open_store`."""
-    delivery: Callable[[], Delivery] | None
-    """None where samples are delivered, not batches."""
-    batch_size: int | None
-    """Batches that come together are taken apart to this size."""
-    policy: ErrorPolicy
-    max_errors: int
-    window: int | None
-    """None: batches come in the order of the plan; else as they are ready, from among so many."""
-    read_ahead: Callable[[Store, Iterator[Sequence[ByteRange]]], Store] | None
-    """Puts a store over the run's own that reads what is to come."""
-    ledger: str | os.PathLike[str] | None
-    """The folder where what is delivered is logged."""
-    near: Callable[[], AbstractContextManager[None]] | None
-    """Threads that are started within keep near the device; None: they may run anywhere."""
 
 
 class Run:
@@ -82,8 +53,12 @@ class Run:
         self._quarantined: list[int] = []
         self._delivery = spec.delivery() if spec.delivery else None
         self._meter = self._new_meter(None)
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._ledger: LedgerWriter | None = None
+        self._delivered_bytes = self._num_delivered = 0
+        """As they lie in the storage, and samples; counted where the ceiling is known."""
+        self._knobs: PipelineKnobs | None = None
+        self._tuner: Tuner | None = None
         self._rows: Iterator[dict[str, Any]] = iter(())
         self._parts: Iterator[Part] = iter(())
         """Of a parcel of several batches, those that are to come."""
@@ -143,9 +118,27 @@ class Run:
             stages=stages,
             edges=edges,
             errors=self._pass.faults.report(),
+            storage=self._storage_use(),
             model=model_of_run(stages, edges),
         )
         return replace(report, notes=self._pass.notes())
+
+    def _storage_use(self) -> StorageUse | None:
+        ceiling, totals = self._spec.ceiling, self._meter.totals()
+        if ceiling is None or not totals.wall_ns or not self._num_delivered:
+            return None
+        sample_bytes = self._delivered_bytes / self._num_delivered
+        return StorageUse(
+            bytes_per_second=sample_bytes * totals.num_samples * 1e9 / totals.wall_ns,
+            ceiling_bytes_per_second=ceiling.bytes_per_second,
+            how=ceiling.how,
+        )
+
+    def tuning(self) -> Tuning:
+        """What `tune="auto"` has found so far, and why; after the run as well."""
+        if self._tuner is None:
+            raise PipelineError('nothing was tuned: give run(tune="auto") and take a batch')
+        return self._tuner.found()
 
     def compare_ranks(self, ranks: RankMeter) -> None:
         """Tell the other ranks of a training what this one starves, from the first batch on;
@@ -230,18 +223,37 @@ class Run:
             raise item.error
         return self._hand_over(item)
 
-    def _started(self) -> _Pass:
+    def _started(self) -> Pass:
         if self._closed:
             raise PipelineError("this run is closed; start another one with pipeline.run()")
         if self._pass is None:
             cursor = self._progress.cursor
             if self._spec.ledger is not None:
                 self._ledger = self._begun_ledger(self._spec.ledger)
-            self._pass = _Pass(self._spec, self._delivery, cursor, self._quarantined)
+            self._pass = Pass(self._spec, self._delivery, cursor, self._quarantined)
             weakref.finalize(self, self._pass.close)
             with self._spec.near() if self._spec.near else nullcontext():
                 self._pass.engine.start()
+            if self._spec.tune is not None:
+                self._begin_tuning(self._spec.tune, self._pass)
         return self._pass
+
+    def _begin_tuning(self, spec: TuneSpec, current: Pass) -> None:
+        self._knobs = PipelineKnobs(
+            current.engine,
+            workers=current.workers,
+            ahead=current.ahead,
+            chunk=spec.chunk,
+            sample_bytes=mean_sample_bytes(self._spec.source),
+            is_pinned=spec.is_pinned,
+        )
+        self._tuner = Tuner(
+            self._knobs,
+            self._meter.totals,
+            budget=spec.budget,
+            shape=spec.shape,
+            on_change=self._meter.forget_steps,
+        )
 
     def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:
         if isinstance(item, Parcel):
@@ -264,6 +276,9 @@ class Run:
         self._meter.handoff(spans=spans, ready=part.ready, num_samples=len(part.ids))
         part.handed_over()
         self._delivered(part.task, part.first, part.last, part.ids, part.planned)
+        if self._tuner is not None and self._knobs is not None:
+            self._knobs.saw(part.columns, len(part.ids))
+            self._tuner.step()
         return part.columns
 
     def _row_by_row(self, task: Task, samples: Samples) -> Iterator[dict[str, Any]]:
@@ -287,6 +302,9 @@ class Run:
     ) -> None:
         """This rank's samples first .. last - 1 are done: `ids` of those `planned`."""
         self._progress.record(task.entry, first, last)
+        if self._spec.ceiling is not None:
+            self._num_delivered += len(ids)
+            self._delivered_bytes += sum(part.length for part in self._spec.source.ranges(planned))
         if self._ledger is None:
             return
         in_order = self._spec.window is None
@@ -333,69 +351,6 @@ class Run:
         self._finished = True
         self._meter.finish()
         self.close()
-
-
-class _Pass:
-    """The running part of a run: engine and store.  Does not know the `Run`, so that a run
-    that is dropped without `close` can be collected and closed."""
-
-    def __init__(
-        self,
-        spec: RunSpec,
-        delivery: Delivery | None,
-        cursor: Cursor,
-        quarantined: list[int],
-    ) -> None:
-        self._delivery = delivery
-        self._owns_store = spec.owns_store
-        self.faults = Faults(
-            spec.source,
-            policy=spec.policy,
-            max_errors=spec.max_errors,
-            quarantined=quarantined,
-        )
-        self._workers = spec.workers() if spec.workers else None
-        self._store = spec.open_store() if self._workers is None else None
-        self._ahead: Store | None = None
-        if spec.read_ahead is not None and self._store is not None:
-            coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
-            self._ahead = spec.read_ahead(self._store, coming)
-        try:
-            stages = spec.stages(self._ahead or self._store, self._workers, delivery)
-        except Exception:  # an engine that cannot be opened here
-            self._close_inputs()
-            raise
-        self._held = [stage.held for stage in stages if stage.held is not None]
-        self.engine = Engine(
-            spec.plan.tasks(cursor),
-            stages,
-            seed=spec.plan.order.sequence.seed,
-            pads=spec.plan.order.tail == "pad",
-            window=spec.window,
-            faults=self.faults,
-            delivery=delivery,
-        )
-
-    def notes(self) -> tuple[str, ...]:
-        return tuple(note for held in self._held for note in held.notes())
-
-    def close(self) -> None:
-        if self._workers is not None:
-            self._workers.close()  # before the threads that wait for them
-        self.engine.close()
-        for held in self._held:
-            held.close()
-        if self._delivery is not None:
-            self._delivery.close()
-        self._close_inputs()
-
-    def _close_inputs(self) -> None:
-        if self._workers is not None:
-            self._workers.close()
-        if self._ahead is not None:
-            self._ahead.close()
-        if self._owns_store and self._store is not None:
-            self._store.close()
 
 
 def _without(planned: Int64Array, ids: Int64Array) -> Int64Array:

@@ -6,10 +6,11 @@ what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from iopipe.binding import fills, read_threads
+from iopipe.errors import PipelineError
 from iopipe.order import Order
 from iopipe.packing import Groups, PackedPlan
 from iopipe.plan import Plan, SamplePlan, samples_in
@@ -57,6 +58,12 @@ class Sized(Protocol):
     @property
     def route(self) -> Route: ...
 
+    @property
+    def chunk_samples(self) -> int | None: ...
+
+    @property
+    def read_threads(self) -> int | None: ...
+
 
 def batches_together(pipeline: Sized) -> int:
     """How many batches are made as one: of sources that read into slots, where no function of
@@ -71,15 +78,34 @@ def batches_together(pipeline: Sized) -> int:
     return max(1, samples_in(_TOGETHER_BYTES, pipeline.source) // size)
 
 
-def chunk_samples(pipeline: Sized, batches_together: int) -> int:
-    """How many samples are one task."""
+def is_cut(pipeline: Sized, batches_together: int) -> bool:
+    """Whether a task may be any part of a batch."""
+    is_whole = any(stage.whole_batches for stage in pipeline.stages)
+    return batches_together == 1 and pipeline.route == "slots" and not is_whole
+
+
+def num_read_threads(pipeline: Sized) -> int:
+    """As many as were asked for, or as suit the source."""
+    return pipeline.read_threads or read_threads(pipeline.source)
+
+
+def check_order(pipeline: Sized, *, in_order: bool) -> None:
+    """`PipelineError` where its batches cannot come as they are ready."""
+    if not in_order and pipeline.batch_size is None:
+        raise PipelineError("in_order=False is about batches; call batch(n) before run")
+    if pipeline.groups is not None and not in_order:
+        raise PipelineError("packed sequences come in order; leave in_order=False out")
+
+
+def chunk_samples_of(pipeline: Sized, batches_together: int) -> int:
+    """How many samples are one task: as many as were asked for, or as suits their size."""
     size, groups = pipeline.batch_size, pipeline.groups
-    if size is not None and any(stage.whole_batches for stage in pipeline.stages):
-        return size
-    if size is not None and (batches_together > 1 or pipeline.route != "slots"):
+    if size is not None and not is_cut(pipeline, batches_together):
         return size * batches_together
+    if pipeline.chunk_samples is not None:
+        return pipeline.chunk_samples
     if size is not None and fills(pipeline.source):  # copies: long ones, one a thread
-        each = -(-size // read_threads(pipeline.source))
+        each = -(-size // num_read_threads(pipeline))
         return max(each, min(size, samples_in(_CHUNK_BYTES, pipeline.source)))
     most = 256 if size is None else -(-size // _CHUNKS_PER_BATCH)
     if groups is not None:
@@ -87,9 +113,16 @@ def chunk_samples(pipeline: Sized, batches_together: int) -> int:
     return min(samples_in(_CHUNK_BYTES, pipeline.source), most)
 
 
-def plan_of(pipeline: Sized, end_epoch: int | None, batches_together: int) -> Plan:
-    """The tasks of a run until `end_epoch`."""
-    num_samples = chunk_samples(pipeline, batches_together)
+def plan_of(
+    pipeline: Sized,
+    end_epoch: int | None,
+    batches_together: int = 1,
+    *,
+    live_chunk: Callable[[], int] | None = None,
+) -> Plan:
+    """The tasks of a run until `end_epoch`.  `live_chunk` is asked for every batch how many
+    samples are one of them; not where sequences are packed."""
+    num_samples = chunk_samples_of(pipeline, batches_together)
     if pipeline.groups is not None:
         return PackedPlan(
             pipeline.order,
@@ -106,4 +139,5 @@ def plan_of(pipeline: Sized, end_epoch: int | None, batches_together: int) -> Pl
         chunk_samples=num_samples,
         end_epoch=end_epoch,
         batches_together=batches_together,
+        live_chunk=live_chunk,
     )

@@ -63,6 +63,8 @@ class Stage:
     """Threads that run `function` at the same time; the order of results is kept."""
     buffer: int = 2
     """Finished items that may wait behind the stage before it is held back."""
+    scales: bool = False
+    """Whether `function` may run in any number of threads at once, so that a tuner may choose."""
     fills: bool = False
     """Whether it writes what it makes into the slot of the batch, where it is the last one that
     works on samples: not for functions that may keep what they were given."""
@@ -179,6 +181,19 @@ class Delivery(Protocol):
         ...
 
 
+class ReadAhead(Store, Protocol):
+    """A store that reads what is to come."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Held at most, about."""
+        ...
+
+    def resize(self, num_bytes: int) -> None:
+        """Hold about so many from now on."""
+        ...
+
+
 class Workers(Protocol):
     """Processes that read samples and work on them."""
 
@@ -187,6 +202,14 @@ class Workers(Protocol):
 
     def apply(self, samples: Samples) -> Samples:
         """The samples with these ids, after all stages; for as many threads as processes."""
+        ...
+
+    def resize(self, num_workers: int) -> None:
+        """Start more of them now, or end some when they have done what they are at."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """That all of them have spent on a core so far."""
         ...
 
     def close(self) -> None:
@@ -203,7 +226,7 @@ class Toolkit(Protocol):
 
     def read_ahead(
         self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
-    ) -> Store:
+    ) -> ReadAhead:
         """A store over `store`, which it does not own, that reads `coming` before it is asked
         for and holds about `num_bytes` at most."""
         ...

@@ -15,11 +15,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
+from iopipe.autotune.budget import Budget, system_budget
+from iopipe.autotune.tuner import Tuner, Tuning
 from iopipe.errors import PipelineError, StateError
 from iopipe.loaders.workers.device import DeviceIter, delivery_for
 from iopipe.loaders.workers.iterator import SerialIter, WorkersIter
 from iopipe.loaders.workers.samplers import EpochProgress, OrderSampler
 from iopipe.loaders.workers.seeds import SeededDataset
+from iopipe.loaders.workers.tuned import LoaderKnobs
 from iopipe.meter.meter import Meter
 from iopipe.meter.report import Report
 
@@ -44,7 +47,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
       Persistent workers then begin the next epoch before this one has been handed over.
     - `numa`: 'auto' gives workers the CPUs of this rank's part of the machine that are nearest
       to the GPU of `device`, and their slabs its node's memory; see `iopipe topology`.
-    - `tune` is reserved: other values than None are refused.
+    - `tune`: 'auto' changes while it runs how many batches each worker fetches ahead, and where
+      workers are threads and `seed` is given also how many there are, within what the system
+      lets it take or a `Budget`; see `tuning()`.  Batches stay what they are, where threads draw
+      from `sample_generator()`.  Processes stay as many as `num_workers` says: the dataset and
+      `worker_init_fn` are told their number.
     """
 
     def __init__(
@@ -70,11 +77,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         device: str | None = None,
         numa: Literal["auto"] | None = None,
         meter: bool | None = None,
-        tune: None = None,
+        tune: Literal["auto"] | Budget | None = None,
         worker_mode: Literal["process", "thread"] = "process",
         seed: int | None = None,
     ) -> None:
-        _refuse(worker_mode=worker_mode, numa=numa, tune=tune)
+        _refuse(worker_mode=worker_mode, numa=numa)
+        _refuse_tuning(tune, dataset, num_workers=num_workers, meter=meter)
         self.device = device
         self.numa = numa
         self.meter = meter
@@ -112,6 +120,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             in_order=in_order,
         )
         self._delivery = delivery_for(device)
+        self.knobs: LoaderKnobs | None = None
+        self._tuner: Tuner | None = None
+        if tune is not None:
+            assert self.prefetch_factor is not None
+            self.knobs = LoaderKnobs(
+                prefetch_factor=self.prefetch_factor,
+                num_workers=num_workers,
+                may_resize=worker_mode == "thread" and seed is not None,
+            )
 
     # ---- iteration -------------------------------------------------------------------
 
@@ -137,6 +154,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.progress, self.next_epoch = progress, progress.epoch + 1
         if self.meter is not False and self.running_meter is None:
             self.running_meter = Meter(self._delivery.events if self._delivery else None)
+            if self.knobs is not None:
+                self._tuner = Tuner(
+                    self.knobs,
+                    self.running_meter.totals,
+                    budget=self.tune if isinstance(self.tune, Budget) else system_budget(),
+                    on_change=self.running_meter.forget_steps,
+                )
 
     def _iterated(self) -> Any:
         if self._delivery is None:
@@ -146,7 +170,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.progress, self.running_meter = replace(progress), None
         inner = super().__iter__()
         self.progress, self.running_meter = progress, meter
-        return DeviceIter(inner, self._delivery, progress=progress, meter=meter)
+        return DeviceIter(
+            inner, self._delivery, progress=progress, meter=meter, on_batch=self.on_batch
+        )
 
     def _resumed(self, state: Mapping[str, Any]) -> Any:
         """The rest of the epoch that `state` was taken in."""
@@ -243,6 +269,22 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise PipelineError("nothing was measured: iterate first, and without meter=False")
         return self.running_meter.report()
 
+    @property
+    def on_batch(self) -> Callable[[Any], None] | None:
+        """What is told of every batch that is handed over."""
+        return None if self._tuner is None else self._saw
+
+    def _saw(self, batch: Any) -> None:
+        if self._tuner is not None and self.knobs is not None:
+            self.knobs.saw(batch)
+            self._tuner.step()
+
+    def tuning(self) -> Tuning:
+        """What `tune` has found so far, over all iterations, and why."""
+        if self._tuner is None:
+            raise PipelineError('nothing was tuned: give tune="auto" and iterate')
+        return self._tuner.found()
+
     def close(self) -> None:
         """End persistent workers now; idempotent.  The next iteration starts others."""
         iterator: Any = self._iterator
@@ -278,13 +320,27 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self.generator.set_state(state)
 
 
-def _refuse(*, worker_mode: str, numa: object, tune: object) -> None:
+def _refuse(*, worker_mode: str, numa: object) -> None:
     if worker_mode not in ("process", "thread"):
         raise PipelineError(f"worker_mode is {worker_mode!r}: give 'process' or 'thread'")
     if numa not in (None, "auto"):
         raise PipelineError(f"numa is {numa!r}: give 'auto' or None")
-    if tune is not None:
-        raise PipelineError(f"tune={tune!r} is not there yet: leave tune out")
+
+
+def _refuse_tuning(tune: object, dataset: object, *, num_workers: int, meter: bool | None) -> None:
+    """Where `tune` could not be honoured."""
+    if tune is None:
+        return
+    if not (tune == "auto" or isinstance(tune, Budget)):
+        raise PipelineError(f"tune is {tune!r}: give 'auto', a Budget or None")
+    if isinstance(dataset, IterableDataset):
+        raise PipelineError(
+            "tune needs a map-style dataset: an iterable one shares its samples among its workers"
+        )
+    if num_workers == 0:
+        raise PipelineError("tune needs workers: give num_workers of 1 or more")
+    if meter is False:
+        raise PipelineError("tune judges by the meter: leave meter=False out")
 
 
 def _state_of(sampler: Any) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ PACKAGE = Path(iopipe.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 
 CONTRACTS = {"errors", "protocols"}
-LOW = {"draws", "order", "storage", "meter", "topology"}
+LOW = {"autotune", "draws", "order", "storage", "meter", "topology"}
 CORE = (
     CONTRACTS
     | LOW
@@ -30,22 +30,30 @@ CORE = (
         "gate",
         "audit",
         "binding",
+        "ceiling",
+        "crew",
         "decoding",
         "description",
+        "knobs",
         "launch",
         "ledger",
         "packing",
         "parts",
         "mapping",
         "numbering",
+        "one_pass",
         "pipeline",
         "plan",
         "progress",
         "run",
         "sizing",
         "stages",
+        "tuned",
     }
 )
+
+TOP = ("engine", "parts", "knobs", "one_pass", "run", "tuned", "launch", "pipeline", "ceiling")
+"""Of the core, from below: each may import what stands before it, and the rest of the core."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -55,9 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": CONTRACTS,
     "meter": CONTRACTS,
     "topology": CONTRACTS,
+    "autotune": CONTRACTS | {"meter", "topology"},
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
-    "description": CONTRACTS | {"binding", "order", "packing", "stages"},
+    "description": CONTRACTS | {"order", "packing", "sizing", "stages"},
     "decoding": CONTRACTS | {"stages"},
     "mapping": CONTRACTS | {"draws", "stages"},
     "plan": CONTRACTS | {"order"},
@@ -67,21 +76,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "numbering": CONTRACTS | {"ledger", "order", "packing"},
     "audit": CONTRACTS | {"ledger", "numbering", "order", "plan", "progress"},
     "edge": {"meter"},
+    "crew": {"edge"},
     "gate": {"edge"},
     "faults": CONTRACTS | {"meter"},
-    "engine": CORE - {"pipeline", "launch", "run", "engine", "parts", "sizing"},
     "sizing": CONTRACTS | {"binding", "order", "packing", "plan", "stages"},
-    "parts": CONTRACTS | {"engine", "plan"},
-    "run": CORE - {"pipeline", "launch", "run"},
-    "launch": CORE - {"pipeline", "launch"},
-    "pipeline": CORE - {"pipeline"},
+    **{room: CORE - set(TOP[place:]) for place, room in enumerate(TOP)},
     "kernels": {"errors"},
     "readers": CONTRACTS | {"packing", "storage"},
     "loaders": CORE | {"readers", "kernels"},
     "jobs": CORE | {"readers"},
     "doctor": CORE,
     "report": CORE | {"readers"},
-    "profile": CONTRACTS | {"meter", "report"},
+    "profile": CONTRACTS | {"autotune", "ceiling", "meter", "report", "storage"},
     "bench": CORE | {"readers", "loaders", "kernels", "jobs", "profile", "report"},
     "cli": CORE | {"readers", "loaders", "kernels", "jobs", "report", "bench", "doctor", "profile"},
 }

@@ -34,6 +34,9 @@ class EdgeStats:
         self._get_wait_ns += waited_ns
         self._moved(size, now_ns)
 
+    def resize(self, capacity: int) -> None:
+        self._capacity = capacity
+
     def snapshot(self) -> EdgeReport:
         """A copy; the fields may be one item apart from each other while threads run."""
         elapsed_ns = 0 if self._first_ns is None else self._last_ns - self._first_ns

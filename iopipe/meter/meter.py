@@ -34,9 +34,9 @@ from iopipe.meter.interference import WindowMeter
 from iopipe.meter.loader_model import LoaderModel
 from iopipe.meter.ranks import RankMeter, RankStalls
 from iopipe.meter.recording import RecordedStep
-from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport
+from iopipe.meter.report import EdgeReport, ErrorReport, Report, StageReport, StorageUse
 from iopipe.meter.spans import Span
-from iopipe.meter.tally import History, Kind, Lap, Tally
+from iopipe.meter.tally import History, Kind, Lap, Tally, Totals
 from iopipe.meter.what_if import Limits, what_if
 from iopipe.protocols import Cause, Event, Events
 
@@ -69,6 +69,8 @@ class Meter:
         self.windows = windows
         self._ranks = ranks
         self._events: Events = events if events is not None else HostEvents(clock)
+        self._releases = not isinstance(self._events, HostEvents)
+        """Readings of the host's clock need no pool."""
         self._clock = clock
         self._tally = Tally(
             self._events, max_steps, tuple(one for one in (history, windows, ranks) if one)
@@ -195,6 +197,7 @@ class Meter:
         errors: ErrorReport | None = None,
         model: LoaderModel | None = None,
         limits: Limits | None = None,
+        storage: StorageUse | None = None,
     ) -> Report:
         """What is known so far.  Steps that the device has not passed yet are left out of
         all numbers; synchronise before if the last ones matter.
@@ -226,6 +229,7 @@ class Meter:
             causes=causes,
             what_if=predicted,
             interference=self.windows.report() if self.windows else None,
+            storage=storage,
             straggler=str(self._ranks.report() or "") if self._ranks else "",
             recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
             launch_fraction=_ratio(tally.launch_ns, wall_ns),
@@ -236,7 +240,7 @@ class Meter:
             stages=stages,
             edges=edges,
             errors=errors or ErrorReport(),
-            steps=tuple(tally.steps),
+            steps=tally.steps(),
         )
 
     def rank_stalls(self) -> RankStalls | None:
@@ -253,6 +257,15 @@ class Meter:
         """The last few thousand steps since the latest pause, for `what_if`."""
         self._harvest()
         return self._tally.recorded()
+
+    def totals(self) -> Totals:
+        """What all steps add up to so far; cheap."""
+        self._harvest()
+        return self._tally.totals()
+
+    def forget_steps(self) -> None:
+        """The loader has been changed: what is predicted rests on steps from now on."""
+        self._tally.forget_steps()
 
     # ---- laps ------------------------------------------------------------------------
 
@@ -299,8 +312,9 @@ class Meter:
         while self._pending and self._events.done(self._pending[0].ready):
             lap = self._pending.popleft()
             self._tally.add(lap)
-            for event in lap.spent_events():
-                self._events.release(event)
+            if self._releases:
+                for event in lap.spent_events():
+                    self._events.release(event)
 
     def _limits(self) -> Limits:
         taken = _ratio(self._cpu_now_ns() / 1e9, self._tally.num_samples)

@@ -57,7 +57,7 @@ class Recording:
         self._steps.append(step)
 
     def clear(self) -> None:
-        """A pause: what came before is not contiguous with what comes."""
+        """A pause, or another loader: what came before does not belong to what comes."""
         self._steps.clear()
 
     def steps(self) -> tuple[RecordedStep, ...]:

@@ -47,6 +47,23 @@ class Interference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StorageUse:
+    """What the run read, beside what its storage can give."""
+
+    bytes_per_second: float
+    """Of the samples that were consumed, over the wall time."""
+    ceiling_bytes_per_second: float
+    """Measured, see `iopipe.storage.ceiling`; never presumed."""
+    how: str
+    """... and how that was measured."""
+
+    @property
+    def share(self) -> float:
+        """Near 1: faster input needs faster storage; near 0: storage is not what limits."""
+        return self.bytes_per_second / self.ceiling_bytes_per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
     """How busy the threads of one stage were."""
 
@@ -188,6 +205,8 @@ class Report:
     notes: tuple[str, ...] = ()
     """What stages did otherwise than their names say, how often and why: images that a GPU
     decoder does not take, and the like."""
+    storage: StorageUse | None = None
+    """None where nobody measured what the storage can give."""
     straggler: str = ""
     """The rank that cost all others most, and how much; empty for one rank."""
     low_confidence: str = ""

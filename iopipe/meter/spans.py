@@ -7,13 +7,12 @@ an attributed wait add up to it exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from iopipe.protocols import Cause
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):  # a frozen dataclass takes a microsecond longer to make
     """One stage at work, in nanoseconds of `time.perf_counter_ns`."""
 
     stage: str

@@ -87,6 +87,17 @@ class Lap:
         return list(events.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Since the first batch."""
+
+    num_steps: int
+    num_samples: int
+    wall_ns: int
+    stall_ns: int
+    causes_ns: Mapping[Cause, int]
+
+
 class Tally:
     """Running totals over all laps, and the last `max_steps` steps one by one."""
 
@@ -100,7 +111,8 @@ class Tally:
         self._ends_ns: deque[int] = deque(maxlen=_MAX_AHEAD)
         self._run_ahead = RunAhead()
         self._leads_ns: deque[int] = deque(maxlen=max_steps)
-        self.steps: deque[Step] = deque(maxlen=max_steps)
+        # Tuples of plain values: the garbage collector does not look at them again and again.
+        self._steps: deque[tuple[int, int, int, Cause]] = deque(maxlen=max_steps)
         self.causes_ns: dict[Cause, int] = {}
         self.first_batch_ns = 0
         self.wall_ns = 0
@@ -121,7 +133,7 @@ class Tally:
             self._run_ahead.restart(lap.request_ns, -self.first_batch_ns)
             self._before = _Handoff(lap, 0, 0)
             return
-        step = self._measured_step(lap)
+        step = self._measured_step(lap, before_ns)
         causes = attribute(lap.spans, lap.handed_ns - host_ns, lap.handed_ns)
         _charge(causes, lap.device_cause, device_ns)
         _charge(causes, "h2d", step.moved_ns)
@@ -151,17 +163,39 @@ class Tally:
         """The last steps, to be replayed under other conditions."""
         return self._recording.steps()
 
+    def totals(self) -> Totals:
+        return Totals(
+            num_steps=self.num_steps,
+            num_samples=self.num_samples,
+            wall_ns=self.wall_ns,
+            stall_ns=self.stall_ns,
+            causes_ns=dict(self.causes_ns),
+        )
+
+    def forget_steps(self) -> None:
+        """What was recorded so far is not to be replayed together with what comes."""
+        self._recording.clear()
+
+    def steps(self) -> tuple[Step, ...]:
+        """The last ones, the oldest first."""
+        return tuple(
+            Step(start_ns=start, duration_ns=duration, stall_ns=stall, cause=cause)
+            for start, duration, stall, cause in self._steps
+        )
+
     def step_ms(self) -> Percentiles:
-        return _percentiles([step.duration_ns for step in self.steps])
+        return _percentiles([duration_ns for _, duration_ns, _, _ in self._steps])
 
     def stall_ms(self) -> Percentiles:
-        return _percentiles([step.stall_ns for step in self.steps])
+        return _percentiles([stall_ns for _, _, stall_ns, _ in self._steps])
 
     def lead_ms(self) -> float:
         return float(np.median(self._leads_ns)) / 1e6 if self._leads_ns else 0.0
 
-    def _measured_step(self, lap: Lap) -> _Step:
+    def _measured_step(self, lap: Lap, before_ns: int) -> _Step:
         """The step that ends with the request of this lap, between its marks."""
+        if lap.moved is None and lap.begun is None and lap.end is None:
+            return _Step(0, 0, before_ns, 0)
         elapsed_ns = self._events.elapsed_ns
         moved = lap.origin if lap.moved is None else lap.moved
         begun = moved if lap.begun is None else lap.begun
@@ -203,6 +237,8 @@ class Tally:
 
     def _ahead(self, asked_ns: int) -> tuple[int, int]:
         """How many steps the stream had not ended then, and since when the one before."""
+        if self._ends_ns[-1] <= asked_ns:  # as a rule on the host's own clock
+            return 0, asked_ns - self._ends_ns[-1]
         for ahead, end_ns in enumerate(reversed(self._ends_ns)):
             if end_ns <= asked_ns:
                 return ahead, asked_ns - end_ns
@@ -218,14 +254,8 @@ class Tally:
                 idle["other_host"] = step.after_ns
             for history in self._histories:
                 history.add(self.wall_ns, self.wall_ns + duration_ns, idle)
-        self.steps.append(
-            Step(
-                start_ns=self.wall_ns,
-                duration_ns=duration_ns,
-                stall_ns=sum(causes.values()),
-                cause=max(causes, key=lambda cause: causes[cause]) if causes else "queue",
-            )
-        )
+        most: Cause = max(causes, key=causes.__getitem__) if causes else "queue"
+        self._steps.append((self.wall_ns, duration_ns, sum(causes.values()), most))
 
     def _lead_ns(self, lap: Lap, before_ns: int, host_ns: int) -> int:
         request_ns = self.wall_ns + before_ns

@@ -25,6 +25,9 @@ def verdict_of(report: Report) -> str:
     if report.interference is not None and report.interference.low > 0:
         percent = 100 * report.interference.fraction
         parts.append(f"the input slows the step by {percent:.1f} % while it runs")
+    if report.storage is not None:
+        percent = 100 * report.storage.share
+        parts.append(f"storage is at {percent:.0f} % of its measured ceiling")
     if report.low_confidence:
         parts.append(f"low confidence: {report.low_confidence}")
     return "; ".join(parts)

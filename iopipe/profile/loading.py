@@ -20,6 +20,13 @@ from iopipe.profile.diagnose import Subject
 def subject_from(target: str, *, step: str = "train_step") -> Subject:
     """`target` is 'file.py:name', a pipeline or any iterable of batches; `step` the name of a
     function of one batch in the same file.  `PipelineError` where one of them is not there."""
+    pipeline, function = found_in(target, step=step)
+    name = target.rpartition(":")[2]
+    return Subject(batches=_iterations(pipeline, name), step=function, **_device())
+
+
+def found_in(target: str, *, step: str) -> tuple[Any, Callable[[Any], None]]:
+    """(what 'file.py:name' names, the function of one batch that is named `step` there)."""
     file, _, name = target.rpartition(":")
     if not file or not name:
         raise PipelineError(f"{target!r} names no pipeline: give file.py:name")
@@ -27,7 +34,7 @@ def subject_from(target: str, *, step: str = "train_step") -> Subject:
     pipeline, function = _found(module, name), _found(module, step)
     if not callable(function):
         raise PipelineError(f"{step!r} in {file} is no function of a batch")
-    return Subject(batches=_iterations(pipeline, name), step=function, **_device())
+    return pipeline, function
 
 
 def _loaded(file: Path) -> ModuleType:

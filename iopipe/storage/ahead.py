@@ -91,7 +91,16 @@ class ReadAheadStore:
         return self._inner.view(path)
 
     def describe(self) -> str:
-        return f"{self._inner.describe()}, {self._window_bytes * _NUM_WINDOWS >> 20} MiB read ahead"
+        return f"{self._inner.describe()}, {self.num_bytes >> 20} MiB read ahead"
+
+    @property
+    def num_bytes(self) -> int:
+        """Held at most, about."""
+        return self._window_bytes * _NUM_WINDOWS
+
+    def resize(self, num_bytes: int) -> None:
+        """Hold about so many bytes at most, from the next window on."""
+        self._window_bytes = max(1, num_bytes // _NUM_WINDOWS)
 
     def close(self) -> None:
         """End the thread and wait for the reads under way; the inner store stays open."""

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +46,10 @@ class DeviceIter:
         *,
         progress: EpochProgress,
         meter: Meter | None,
+        on_batch: Callable[[Any], None] | None = None,
     ) -> None:
+        """`on_batch`: told of every batch that was handed over and measured."""
+        self._on_batch = on_batch
         self._inner = inner
         self._delivery = delivery
         self._progress = progress
@@ -90,6 +94,8 @@ class DeviceIter:
             self._delivery.events.wait(moved.ready)
         moved.handed_over()
         self._progress.num_yielded += 1
+        if self._on_batch is not None:
+            self._on_batch(batch)
         return batch
 
 

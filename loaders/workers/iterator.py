@@ -8,11 +8,13 @@ started and how its batches travel.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import pickle
 import queue
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,7 @@ class Counted:
 
     progress: EpochProgress
     meter: Meter | None
+    on_batch: Callable[[Any], None] | None
 
     def __next__(self) -> Any:
         if self.meter is None:
@@ -65,6 +68,8 @@ class Counted:
             raise
         span = Span("loader", "loader", start_ns, time.perf_counter_ns())
         self.meter.handoff(spans=(span,), num_samples=num_samples_of(batch))
+        if self.on_batch is not None:
+            self.on_batch(batch)
         return batch
 
     def _counted(self) -> Any:
@@ -82,7 +87,7 @@ class SerialIter(Counted, torch_dataloader._SingleProcessDataLoaderIter):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
-        self.progress, self.meter = loader.progress, loader.running_meter
+        self.progress, self.meter, self.on_batch = loader.progress, loader.running_meter, None
         self._index_sampler = Skipping(self._index_sampler, loader.progress)
         self._sampler_iter = iter(self._index_sampler)
 
@@ -101,6 +106,12 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         self._in_order = loader.in_order
         assert self._prefetch_factor is not None and self._prefetch_factor > 0
         self.progress, self.meter = loader.progress, loader.running_meter
+        self.on_batch = loader.on_batch
+        self._knobs = loader.knobs
+        self._num_active = self._num_workers
+        if self._knobs is not None:
+            self._prefetch_factor, self._num_active = self._knobs.wanted
+            self._num_workers = max(self._num_workers, self._num_active)
         self._index_sampler = Skipping(self._index_sampler, loader.progress)
         self._worker_init_fn = loader.worker_init_fn
         if isinstance(self._dataset, IterDataPipe | MapDataPipe):
@@ -123,7 +134,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         )
         self._life: Connection | None = None
         if loader.worker_mode == "thread":
-            self._start_threads(loader)
+            self._start_threads()
         else:
             self._start_processes(loader)
         self._begin_pinning()
@@ -134,32 +145,36 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             self._worker_pids_set = True
         self._reset(loader, first_iter=True)
 
-    def _start_threads(self, loader: DataLoader[Any]) -> None:
+    def _start_threads(self) -> None:
         self._worker_result_queue: Any = ThreadQueue()
         self._workers_done_event: Any = threading.Event()
         for worker_id in range(self._num_workers):
-            indices = ThreadIndexQueue()
-            worker = ThreadWorker(
-                ThreadTask(
-                    kind=self._dataset_kind,
-                    dataset=self._dataset,
-                    indices=indices,
-                    results=self._worker_result_queue,
-                    done=self._workers_done_event,
-                    auto_collation=self._auto_collation,
-                    collate_fn=self._collate_fn,
-                    drop_last=self._drop_last,
-                    base_seed=int(self._base_seed),
-                    shared_seed=self._shared_seed,
-                    init_fn=self._worker_init_fn,
-                    worker_id=worker_id,
-                    num_workers=self._num_workers,
-                    binding=self._binding,
-                )
+            self._start_thread(worker_id)
+
+    def _start_thread(self, worker_id: int) -> None:
+        indices = ThreadIndexQueue()
+        worker = ThreadWorker(
+            ThreadTask(
+                kind=self._dataset_kind,
+                dataset=self._dataset,
+                indices=indices,
+                results=self._worker_result_queue,
+                done=self._workers_done_event,
+                auto_collation=self._auto_collation,
+                collate_fn=self._collate_fn,
+                drop_last=self._drop_last,
+                base_seed=int(self._base_seed),
+                shared_seed=self._shared_seed,
+                init_fn=self._worker_init_fn,
+                worker_id=worker_id,
+                num_workers=self._num_workers,
+                binding=self._binding,
+                times=None if self._knobs is None else self._knobs.times,
             )
-            worker.start()
-            self._index_queues.append(indices)
-            self._workers.append(worker)
+        )
+        worker.start()
+        self._index_queues.append(indices)
+        self._workers.append(worker)
 
     def _start_processes(self, loader: DataLoader[Any]) -> None:
         if loader.multiprocessing_context is not None:
@@ -232,6 +247,34 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         self._pin_memory_thread.start()
         if self._persistent_workers:
             self._register_persistent_workers_atexit()
+
+    # ---- turned while it runs --------------------------------------------------------
+
+    def _counted(self) -> Any:
+        if self._knobs is not None:
+            self._turn(*self._knobs.wanted)
+        return super()._counted()
+
+    def _turn(self, prefetch_factor: int, num_workers: int) -> None:
+        """Threads that are too many are given nothing to do any more."""
+        if (prefetch_factor, num_workers) == (self._prefetch_factor, self._num_active):
+            return
+        self._prefetch_factor, self._num_active = prefetch_factor, num_workers
+        while len(self._workers) < num_workers:
+            self._num_workers += 1
+            self._start_thread(len(self._workers))
+            self._index_queues[-1].epoch = self._index_queues[0].epoch
+            self._workers_status.append(True)
+            self._workers_num_tasks.append(0)
+        self._worker_queue_idx_cycle = itertools.cycle(range(num_workers))
+        for _ in range(prefetch_factor * num_workers - len(self._task_info)):
+            self._try_put_index()
+
+    def _try_put_index(self) -> None:
+        """Not more than shall be under way: less than before, where fewer were asked for."""
+        most = self._prefetch_factor * self._num_active
+        if self._knobs is None or len(self._task_info) < most:
+            super()._try_put_index()
 
     # ---- epoch after epoch -----------------------------------------------------------
 

@@ -12,10 +12,12 @@ import os
 import pickle
 import queue
 import socket
+import threading
 import weakref
 from collections import deque
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +35,15 @@ from iopipe.topology import Binding
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 5.0
+_CANNOT_BE_SENT = (TypeError, AttributeError, pickle.PicklingError)
 _CLOSED = "this run is closed; start another one with pipeline.run()"
 
 
 class WorkerPool:
-    """`num_workers` processes, started at once; `apply` is for as many threads."""
+    """`num_workers` processes, started at once; `apply` is for as many threads.
+
+    `resize` starts more, or lets some go when they are done with what they work on.
+    """
 
     def __init__(
         self, program: Program, *, num_workers: int, binding: Binding | None = None
@@ -51,6 +57,13 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[_Channel | None] = queue.SimpleQueue()
         """Where workers wait for a thread; None once there are none."""
         self._life: Connection | None = None
+        self._their_life: Connection | None = None
+        self._program = program
+        self._changing = threading.Lock()
+        """Held while workers come or go."""
+        self._num_surplus = self._num_started = 0
+        self._gone_seconds = 0.0
+        """On cores, of workers that were let go."""
         self._start(program, num_workers)
 
     def apply(self, samples: Samples) -> Samples:
@@ -64,15 +77,32 @@ class WorkerPool:
         except (queue.Empty, EOFError, ConnectionError) as error:
             raise self._death(channel) from error
         finally:
-            self._idle.put(channel)
+            self._give_back(channel)
+
+    def resize(self, num_workers: int) -> None:
+        with self._changing:
+            if self._is_closed:
+                return
+            wanted, self.num_workers = num_workers - self.num_workers, num_workers
+            self._num_surplus -= wanted
+            more, self._num_surplus = max(0, -self._num_surplus), max(0, self._num_surplus)
+            for _ in range(more):
+                self._add_anyhow(start_method())
+
+    def cpu_seconds(self) -> float:
+        with self._changing:
+            pids = [channel.process.pid for channel in self._channels if not self._is_closed]
+        return self._gone_seconds + sum(map(_core_seconds, pids))
 
     def close(self) -> None:
         """End the processes, in the middle of their work too, and wait for them; idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._life is not None:
-            self._life.close()
+        with self._changing:  # from now on nobody is let go but here
+            if self._is_closed:
+                return
+            self._is_closed = True
+        for life in (self._life, self._their_life):
+            if life is not None:
+                life.close()
         for channel in self._channels:
             channel.hang_up()
         for _ in self._channels:  # each is given back by the thread that waited for it
@@ -84,7 +114,7 @@ class WorkerPool:
         method = start_method()
         try:
             self._start_all(method, program, num_workers)
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
+        except _CANNOT_BE_SENT as error:
             self.close()
             if method == "fork":
                 raise
@@ -95,22 +125,50 @@ class WorkerPool:
         context: Any = torch.multiprocessing.get_context(method)
         self._channels, self._idle = [], queue.SimpleQueue()
         self._is_closed = False
-        life, self._life = Pipe(duplex=False)
-        with life:
-            for number in range(num_workers):
-                ours, theirs = Pipe(duplex=True)
-                earlier = [channel.connection for channel in self._channels]
-                inherited = (self._life, ours, *earlier) if method == "fork" else ()
-                process = context.Process(
-                    target=work,
-                    args=(number, theirs, life, inherited, program, self._binding),
-                    name=f"iopipe-worker-{number}",
-                    daemon=True,
-                )
-                with theirs:
-                    process.start()
-                self._channels.append(_Channel(process, ours))
-                self._idle.put(self._channels[-1])
+        self._their_life, self._life = Pipe(duplex=False)
+        for _ in range(num_workers):
+            self._add(context, program)
+
+    def _add_anyhow(self, method: str) -> None:
+        """One more while others work; forked where it cannot be sent, as at the start."""
+        try:
+            self._add(torch.multiprocessing.get_context(method), self._program)
+        except _CANNOT_BE_SENT:
+            if method == "fork":
+                raise
+            self._add_anyhow("fork")
+
+    def _add(self, context: Any, program: Program) -> None:
+        """One more process."""
+        ours, theirs = Pipe(duplex=True)
+        earlier = [channel.connection for channel in self._channels]
+        is_forked = context.get_start_method() == "fork"
+        inherited = (self._life, ours, *earlier) if is_forked else ()
+        number, self._num_started = self._num_started, self._num_started + 1
+        process = context.Process(
+            target=work,
+            args=(number, theirs, self._their_life, inherited, program, self._binding),
+            name=f"iopipe-worker-{number}",
+            daemon=True,
+        )
+        with theirs:
+            process.start()
+        self._channels.append(_Channel(process, ours))
+        self._idle.put(self._channels[-1])
+
+    def _give_back(self, channel: _Channel) -> None:
+        """It waits for the next chunk, or is let go where it is one too many."""
+        with self._changing:
+            is_surplus = self._num_surplus > 0 and not self._is_closed
+            if is_surplus:
+                self._num_surplus -= 1
+                self._channels.remove(channel)
+                self._gone_seconds += _core_seconds(channel.process.pid)
+        if not is_surplus:
+            self._idle.put(channel)
+            return
+        channel.hang_up()
+        channel.close()
 
     def _death(self, channel: _Channel) -> PipelineError:
         if self._is_closed:
@@ -175,6 +233,16 @@ class _Channel:
             reduction.send_handle(self.connection, file.fd, None)
             self._known_slots.add(file.number)
             weakref.finalize(file, self._gone_slots.append, file.number).atexit = False
+
+
+def _core_seconds(pid: int) -> float:
+    """Of a process so far, see proc_pid_stat(5); 0 for one that has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    fields = stat.rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _taken(numbers: deque[int]) -> list[int]:

@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torch.utils.data.graph_settings import apply_random_seed
 
 from iopipe.loaders.workers.nearby import bind_thread
 from iopipe.loaders.workers.seeds import SeededDataset
+from iopipe.loaders.workers.tuned import FetchTimes
 from iopipe.topology import Binding
 
 _JOIN_SECONDS = 5.0
@@ -70,6 +72,8 @@ class ThreadTask:
     worker_id: int
     num_workers: int
     binding: Binding | None
+    times: FetchTimes | None
+    """Told of every fetch, where somebody wants to know."""
 
 
 class ThreadWorker:
@@ -156,6 +160,7 @@ def _loop(task: ThreadTask) -> None:
             continue
         if isinstance(dataset, SeededDataset):
             dataset.epoch = epoch
+        start_ns = time.perf_counter_ns(), time.thread_time_ns()
         try:
             result = fetcher.fetch(indices)
         except Exception as error:
@@ -165,6 +170,9 @@ def _loop(task: ThreadTask) -> None:
                 if is_over
                 else ExceptionWrapper(where=where)  # type: ignore[no-untyped-call]
             )
+        if task.times is not None:
+            busy_ns, core_ns = time.perf_counter_ns(), time.thread_time_ns()
+            task.times.add(busy_ns - start_ns[0], core_ns - start_ns[1])
         task.results.put((number, result))
         del item, indices, result
 

@@ -85,7 +85,7 @@ class FakeToolkit:
 
     def read_ahead(
         self, store: Store, coming: Iterator[Sequence[ByteRange]], *, num_bytes: int
-    ) -> Store:
+    ) -> ReadAheadStore:
         return ReadAheadStore(store, coming, num_bytes=num_bytes)
 
     def default_read_ahead(self, source: Source) -> int:

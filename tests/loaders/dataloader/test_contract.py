@@ -98,7 +98,9 @@ def test_our_options_are_attributes_of_their_own_names() -> None:
     [
         ({"worker_mode": "fibre"}, "give 'process' or 'thread'"),
         ({"numa": "near"}, "numa is 'near': give 'auto' or None"),
-        ({"tune": "auto"}, "tune='auto' is not there yet"),
+        ({"tune": "more", "num_workers": 1}, "tune is 'more': give 'auto', a Budget or None"),
+        ({"tune": "auto"}, "give num_workers of 1 or more"),
+        ({"tune": "auto", "num_workers": 1, "meter": False}, "judges by the meter"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
     ],
 )

@@ -194,7 +194,7 @@ def test_nothing_lies_in_shared_memory(images: Path) -> None:
     before = _shared_maps(os.getpid())  # of other tests
     with read(images).decode(size=32).batch(16).workers(2).run() as run:
         kept = [next(run) for _ in range(3)]
-        pids = [os.getpid(), *(one.process.pid for one in run._pass._workers._channels)]
+        pids = [os.getpid(), *(one.process.pid for one in run._pass.workers._channels)]
         maps = [_shared_maps(pid) for pid in pids]
     assert len(kept) == 3 and len(maps) == 3
     named = {name for found in maps for name in found if name.startswith("/dev/shm")}
