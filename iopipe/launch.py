@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from iopipe.autotune.budget import Budget
 from iopipe.binding import bound_stages
@@ -109,9 +109,14 @@ def decided(pipeline: Launched) -> tuple[Route, str]:
     return pipeline.toolkit.decide(pipeline.source, pipeline.device or "cpu", _first_ids(pipeline))
 
 
-def check_direct(pipeline: Launched) -> None:
-    """`PipelineError` where bytes cannot go to the device without the host's hands on them."""
-    reason = _obstacle(pipeline)
+def check_place(pipeline: Launched) -> None:
+    """`PipelineError` where batches cannot come to the device as it was asked for."""
+    if pipeline.route not in get_args(Route) or pipeline.numa not in (None, "auto"):
+        raise PipelineError(
+            f"path is {pipeline.route!r} and numa {pipeline.numa!r}: give 'slots', 'direct' or "
+            "'auto', and 'auto' or None"
+        )
+    reason = "" if pipeline.route == "slots" else _obstacle(pipeline)
     if reason:
         raise PipelineError(f"path={pipeline.route!r} reads into the device's memory: {reason}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from iopipe.autotune.budget import Budget
 from iopipe.autotune.setting import Setting
@@ -17,16 +17,22 @@ from iopipe.binding import fills
 from iopipe.decoding import check_engines, decode_stage
 from iopipe.description import description
 from iopipe.errors import PipelineError
-from iopipe.launch import RunOptions, check_direct, decided, launched, num_ahead
+from iopipe.launch import RunOptions, check_place, decided, launched, num_ahead
 from iopipe.mapping import map_stage
 from iopipe.order import Order, ShuffleMode, Stored, Tail, sequence_of
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
 from iopipe.plan import samples_in
-from iopipe.protocols import ErrorPolicy, Int64Array, Source, Store
+from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.run import Run
-from iopipe.sizing import batches_together, check_order, chunk_samples_of, plan_of
+from iopipe.sizing import (
+    batches_together,
+    check_order,
+    chunk_samples_of,
+    lengths_of,
+    plan_of,
+)
 from iopipe.stages import (
     Crop,
     EngineName,
@@ -197,7 +203,7 @@ class Pipeline:
         """
         if self.stages or self.batch_size is not None or self.groups is not None:
             raise PipelineError("pack works on the documents themselves: call it once, before map")
-        lengths = self._lengths()
+        lengths = lengths_of(self.source)
         packing = Packing(sequence_length=sequence_length, method=method, look_ahead=look_ahead)
         groups = Groups(self.order.sequence, lambda ids: lengths[ids], packing)
         source = self.toolkit.packed(self.source, groups, column=column, pad_token=pad_token)
@@ -241,7 +247,7 @@ class Pipeline:
         ranks.  Each `window` of the epoch, by default 64 runs, is sorted by length and its
         runs are shuffled; call it after shuffle, and see `batch(pad=...)`.
         """
-        lengths = self._lengths()
+        lengths = lengths_of(self.source)
         if self.groups is not None or isinstance(self.order.sequence, Bucketed):
             raise PipelineError("bucket works on the samples of a source: call it once, not packed")
         sequence = Bucketed(
@@ -310,23 +316,15 @@ class Pipeline:
         self._refuse_after_device("to")
         if prefetch < 1:
             raise PipelineError(f"prefetch is {prefetch}; it must be at least 1")
-        if path not in get_args(Route) or numa not in (None, "auto"):
-            raise PipelineError(
-                f"path is {path!r} and numa {numa!r}: give 'slots', 'direct' or 'auto', and "
-                "'auto' or None"
-            )
         placed = replace(self, device=device, prefetch=prefetch, route=path, numa=numa)
-        if path != "slots":
-            check_direct(placed)
+        check_place(placed)
         return placed
 
     def tuned(self, setting: Setting | str | os.PathLike[str]) -> Pipeline:
-        """The same pipeline with its threads, batches ahead and sizes of reads as a tuner found
-        them: `run.tuning().setting`, or the file that `iopipe tune pipeline --out` wrote.
-        `PipelineError` where it was found for a pipeline of another shape."""
-        return with_setting(
-            self, setting if isinstance(setting, Setting) else Setting.load(setting)
-        )
+        """The same pipeline as a tuner set it: `run.tuning().setting`, or the file that `iopipe
+        tune pipeline --out` wrote.  `PipelineError` where it was another pipeline."""
+        found = setting if isinstance(setting, Setting) else Setting.load(setting)
+        return with_setting(self, found)
 
     def check_ranks(self) -> None:
         """Make sure that all ranks of an initialised torch.distributed go through the same
@@ -356,17 +354,14 @@ class Pipeline:
         `ledger` is a folder in which every rank and start logs what it was delivered, for
         `iopipe audit`.
 
-        With `tune="auto"` threads, batches ahead and sizes of reads are changed while it runs
-        until the step starves no more or nothing helps, within what the system lets it take, or
-        within a `Budget`; batches stay what they are.  See `Run.tuning`.  With a `ceiling`, from
-        `iopipe.measure_storage`, the report says which share of it was read.
+        `tune="auto"`, or a `Budget`, changes threads, batches ahead and sizes of reads while it
+        runs, until the step starves no more or nothing helps: see `Run.tuning`.  With a `ceiling`,
+        from `iopipe.measure_storage`, the report says which share of it was read.
         """
-        check_order(self, in_order=in_order)
+        check_order(self, in_order=in_order, window=window)
         if self.num_workers and self.read_ahead_bytes:
             raise PipelineError("workers read what they are asked for: leave read_ahead out")
         check_engines(self.stages, self.device or "cpu", self.num_workers)
-        if window < 1:
-            raise PipelineError(f"window is {window}; it must be at least 1")
         options = RunOptions(
             epoch=epoch,
             end_epoch=None if num_epochs is None else epoch + num_epochs,
@@ -398,12 +393,6 @@ class Pipeline:
                 f"{stage.buffer}; both must be at least 1"
             )
         return replace(self, stages=(*self.stages, stage))
-
-    def _lengths(self) -> Int64Array:
-        found: Int64Array | None = getattr(self.source, "lengths", None)
-        if found is None:
-            raise PipelineError("this source does not say how long its samples are; token files do")
-        return found
 
     def _refuse_after_device(self, method: str) -> None:
         if self.device is not None:

@@ -14,7 +14,7 @@ from iopipe.errors import PipelineError
 from iopipe.order import Order
 from iopipe.packing import Groups, PackedPlan
 from iopipe.plan import Plan, SamplePlan, samples_in
-from iopipe.protocols import Source
+from iopipe.protocols import Int64Array, Source
 from iopipe.stages import NextToken, Route, Stage
 
 _CHUNK_BYTES = 4 << 20
@@ -89,12 +89,22 @@ def num_read_threads(pipeline: Sized) -> int:
     return pipeline.read_threads or read_threads(pipeline.source)
 
 
-def check_order(pipeline: Sized, *, in_order: bool) -> None:
+def lengths_of(source: Source) -> Int64Array:
+    """[n]: of each sample; `PipelineError` where the source does not know."""
+    found: Int64Array | None = getattr(source, "lengths", None)
+    if found is None:
+        raise PipelineError("this source does not say how long its samples are; token files do")
+    return found
+
+
+def check_order(pipeline: Sized, *, in_order: bool, window: int) -> None:
     """`PipelineError` where its batches cannot come as they are ready."""
     if not in_order and pipeline.batch_size is None:
         raise PipelineError("in_order=False is about batches; call batch(n) before run")
     if pipeline.groups is not None and not in_order:
         raise PipelineError("packed sequences come in order; leave in_order=False out")
+    if window < 1:
+        raise PipelineError(f"window is {window}; it must be at least 1")
 
 
 def chunk_samples_of(pipeline: Sized, batches_together: int) -> int:
