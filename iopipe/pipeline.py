@@ -26,13 +26,7 @@ from iopipe.packing import Groups, Method, Packing
 from iopipe.plan import samples_in
 from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.run import Run
-from iopipe.sizing import (
-    batches_together,
-    check_order,
-    chunk_samples_of,
-    lengths_of,
-    plan_of,
-)
+from iopipe.sizing import batches_together, check_order, chunk_samples_of, lengths_of, plan_of
 from iopipe.stages import (
     Crop,
     EngineName,

@@ -22,7 +22,8 @@ from iopipe.loaders.decode.nvimgcodec import NvImageCodec
 from iopipe.loaders.decode.on_device import DeviceRows
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.device_columns import DeviceColumns
-from iopipe.stages import ImageOptions
+from iopipe.protocols import Source
+from iopipe.stages import DeliveryOptions, ImageOptions
 
 HOST = torch.device("cpu")
 OPTIONS = ImageOptions(size=(48, 64), crop="random", flip=True, engine="nvimgcodec")
@@ -171,7 +172,7 @@ class _Toolkit:
         self.opened.append(_engine(options.engine, size=options.size, crop=options.crop))
         return self.opened[-1]
 
-    def delivery(self, device: str, *, is_shared: bool) -> DeviceColumns:
+    def delivery(self, options: DeliveryOptions, source: Source) -> DeviceColumns:
         return DeviceColumns(SlotDelivery(None))
 
 
