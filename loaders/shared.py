@@ -49,9 +49,12 @@ def shared_slot(num_bytes: int, *, pinning: Pinning | None, node: int | None = N
     return Slot(torch.from_numpy(memory), file)
 
 
-def private_slot(num_bytes: int, *, pinning: Pinning, node: int | None = None) -> Slot:
+def private_slot(
+    num_bytes: int, *, pinning: Pinning | None = None, node: int | None = None
+) -> Slot:
     """The same in memory of this process alone."""
-    memory = map_private(num_bytes, before_unmap=pinning.unpin)
+    unpin = None if pinning is None else pinning.unpin
+    memory = map_private(num_bytes, before_unmap=unpin)
     _prepare(memory, pinning, node)
     return Slot(torch.from_numpy(memory))
 
