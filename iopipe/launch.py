@@ -60,10 +60,11 @@ def launched(
     """A run that begins at `epoch`, by a route that is decided; see `Pipeline.run`."""
     is_direct = pipeline.route == "direct"
     source, ahead = _read_source(pipeline), num_ahead(pipeline)
+    stages = () if is_direct else pipeline.stages
     spec = RunSpec(
         source=source,
         plan=plan_of(pipeline, end_epoch, batches_together(pipeline) if in_order else 1),
-        stages=partial(bound_stages, source, pipeline.stages, prefetch=pipeline.prefetch),
+        stages=partial(bound_stages, source, stages, prefetch=pipeline.prefetch),
         workers=partial(_workers, pipeline) if pipeline.num_workers else None,
         open_store=partial(_store, pipeline, is_direct),
         owns_store=pipeline.store is None,
@@ -100,8 +101,10 @@ def num_ahead(pipeline: Launched) -> int:
 
 
 def _obstacle(pipeline: Launched) -> str:
-    if pipeline.stages or pipeline.groups is not None:
-        return "leave out decode, map and pack, or use path='slots'"
+    if pipeline.groups is not None or any(stage.name != "decode" for stage in pipeline.stages):
+        return "leave out map and pack, or use path='slots'"
+    if getattr(pipeline.source, "decodes_spans", False) != bool(pipeline.stages):
+        return "call decode() for .npy members of tar shards, and leave it out for other data"
     if pipeline.num_workers or num_ahead(pipeline):
         return "leave out workers(...) and read_ahead(...)"
     if pipeline.order.tail == "pad":

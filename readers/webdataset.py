@@ -29,8 +29,10 @@ from iopipe.protocols import (
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.index import load_index
+from iopipe.readers.npy_members import npy_spans
 from iopipe.readers.rows import Rows
 from iopipe.readers.shard_index import Fault, ShardIndex
+from iopipe.readers.spans import RowSpans
 from iopipe.readers.tar import is_header
 from iopipe.readers.tar_encoder import TarEncoder
 
@@ -92,6 +94,28 @@ class WebDatasetSource:
         fields = gather(store, self.shards, shards, self._offsets[wanted], self._lengths[wanted])
         columns = dict(zip(self.columns, fields, strict=True))
         return Samples(ids=wanted, keys=self._keys_of(shards, rows), columns=columns)
+
+    def keys(self, ids: Int64Array) -> list[str]:
+        return self._keys_of(*self._rows.place(ids))
+
+    decodes_spans = True
+    """`row_spans` gives what decoded fields are, not their bytes."""
+
+    def row_spans(self, ids: Sequence[int] | Int64Array, store: Store) -> list[RowSpans]:
+        """Where the arrays of `.npy` members lie; `PipelineError` for other columns."""
+        others = [name for name in self.columns if name.rpartition(".")[2] != "npy"]
+        if others:
+            raise PipelineError(
+                f"columns {others} are no .npy members: choose others with columns=, or use "
+                "path='slots'"
+            )
+        wanted = np.asarray(ids, np.int64)
+        shards, _ = self._rows.place(wanted)
+        offsets, lengths = self._offsets[wanted], self._lengths[wanted]
+        return [
+            npy_spans(name, store, self.shards, shards, offsets[:, n], lengths[:, n])
+            for n, name in enumerate(self.columns)
+        ]
 
     def _keys_of(self, shards: Int64Array, rows: Int64Array) -> list[str]:
         if len(set(shards.tolist())) == 1:
