@@ -104,7 +104,10 @@ def _obstacle(pipeline: Launched) -> str:
     if pipeline.groups is not None or any(stage.name != "decode" for stage in pipeline.stages):
         return "leave out map and pack, or use path='slots'"
     if getattr(pipeline.source, "decodes_spans", False) != bool(pipeline.stages):
-        return "call decode() for .npy members of tar shards, and leave it out for other data"
+        return (
+            "call decode() for .npy and .safetensors members of tar shards, and leave it out for "
+            "other data"
+        )
     if pipeline.num_workers or num_ahead(pipeline):
         return "leave out workers(...) and read_ahead(...)"
     if pipeline.order.tail == "pad":
@@ -116,6 +119,9 @@ def _obstacle(pipeline: Launched) -> str:
             "give a source whose rows are numbers of one shape: Arrow IPC, windows of token "
             "files, or .npy members of tar shards; or use path='slots'"
         )
+    only_direct = [name for name in pipeline.source.columns if name.endswith("safetensors")]
+    if only_direct and pipeline.route == "auto":
+        return f"decode() leaves {only_direct} as they are on the host: use path='direct'"
     return ""
 
 

@@ -31,6 +31,7 @@ from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.index import load_index
 from iopipe.readers.npy_members import npy_spans
 from iopipe.readers.rows import Rows
+from iopipe.readers.safetensors_members import safetensors_spans
 from iopipe.readers.shard_index import Fault, ShardIndex
 from iopipe.readers.spans import RowSpans
 from iopipe.readers.tar import is_header
@@ -102,20 +103,24 @@ class WebDatasetSource:
     """`row_spans` gives what decoded fields are, not their bytes."""
 
     def row_spans(self, ids: Sequence[int] | Int64Array, store: Store) -> list[RowSpans]:
-        """Where the arrays of `.npy` members lie; `PipelineError` for other columns."""
-        others = [name for name in self.columns if name.rpartition(".")[2] != "npy"]
-        if others:
-            raise PipelineError(
-                f"columns {others} are no .npy members: choose others with columns=, or use "
-                "path='slots'"
-            )
+        """Where the arrays of `.npy` and the tensors of `.safetensors` members lie;
+        `PipelineError` for other columns."""
         wanted = np.asarray(ids, np.int64)
         shards, _ = self._rows.place(wanted)
-        offsets, lengths = self._offsets[wanted], self._lengths[wanted]
-        return [
-            npy_spans(name, store, self.shards, shards, offsets[:, n], lengths[:, n])
-            for n, name in enumerate(self.columns)
-        ]
+        found: list[RowSpans] = []
+        for n, name in enumerate(self.columns):
+            extension = name.rpartition(".")[2]
+            offsets, lengths = self._offsets[wanted, n], self._lengths[wanted, n]
+            if extension == "npy":
+                found.append(npy_spans(name, store, self.shards, shards, offsets, lengths))
+            elif extension == "safetensors":
+                found += safetensors_spans(name, store, self.shards, shards, offsets, lengths)
+            else:
+                raise PipelineError(
+                    f"column {name!r} is no .npy or .safetensors member: choose others with "
+                    "columns=, or use path='slots'"
+                )
+        return found
 
     def _keys_of(self, shards: Int64Array, rows: Int64Array) -> list[str]:
         if len(set(shards.tolist())) == 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,72 @@ def test_npy_members_that_make_no_rows_are_refused(tmp_path: Path, odd: Any, sai
         _direct(pipeline, store).run() as run,
     ):
         next(run)
+    store.close()
+
+
+def _member(tensors: dict[str, np.ndarray[Any, Any]], **changes: Any) -> bytes:
+    """As the format's description has it."""
+    names = {"<f4": "F32", "<i8": "I64", "|u1": "U8"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, array in tensors.items():
+        end = len(body) + array.nbytes
+        kind, shape = names[array.dtype.str], list(array.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(body), end]}
+        body += array.tobytes()
+    for name, change in changes.items():
+        header[name] |= change
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def _members(folder: Path, members: Any) -> Pipeline:
+    with iopipe.DatasetWriter(folder, max_samples=4) as writer:
+        for number, raw in enumerate(members):
+            writer.write({"__key__": f"k{number:03d}", "s.safetensors": raw})
+    return iopipe.read(folder).decode()
+
+
+def test_safetensors_members_are_read_tensor_by_tensor(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    made = [
+        {"w": generator.standard_normal((2, 3), np.float32), "n": generator.integers(0, 9, (1,))}
+        for _ in range(9)
+    ]
+    pipeline = _members(tmp_path / "d", map(_member, made)).shuffle(1)
+    store = HeadsOnly()
+    with _direct(pipeline, store).run() as run:
+        (batch,) = list(run)
+    for row, key in enumerate(batch["__key__"]):
+        tensors = made[int(key[1:])]
+        assert np.array_equal(batch["s.safetensors/w"][row].numpy(), tensors["w"])
+        assert np.array_equal(batch["s.safetensors/n"][row].numpy(), tensors["n"])
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (b"abc", "header has .* bytes of 3"),
+        (struct.pack("<Q", 1 << 40) + b"{}", "header has 1099511627776 bytes of 10"),
+        (struct.pack("<Q", 2) + b"[]", "safetensors header is damaged"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"dtype": "BF16"}), "'BF16' is not one of"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"shape": [5]}), "do not fit uint8"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"data_offsets": [2, 6]}), "lie outside"),
+        (_member({"v": np.zeros(4, np.uint8)}), "which make no batch"),
+    ],
+)
+def test_damaged_safetensors_are_refused(tmp_path: Path, odd: bytes, said: str) -> None:
+    usual = _member({"w": np.zeros(4, np.uint8)})
+    pipeline = _members(tmp_path / "d", [usual, odd])
+    store = HeadsOnly()
+    with (
+        pytest.raises((DataError, PipelineError), match=said),
+        _direct(pipeline, store).run() as run,
+    ):
+        next(run)
+    with pytest.raises(PipelineError, match="use path='direct'"):
+        pipeline.batch(2).to("cuda", path="auto")
     store.close()
 
 
