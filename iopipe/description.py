@@ -5,42 +5,16 @@ Stands beside the builder.  Invariant: it says what runs, not what was asked for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from iopipe.binding import read_threads
-from iopipe.order import Order
 from iopipe.packing import Groups, padding_share
-from iopipe.protocols import Source
-from iopipe.stages import NextToken, Route, Stage
+from iopipe.sizing import Sized
+from iopipe.stages import NextToken, Route
 
 
-class Described(Protocol):
+class Described(Sized, Protocol):
     """What is asked of a pipeline."""
-
-    @property
-    def source(self) -> Source: ...
-
-    @property
-    def order(self) -> Order: ...
-
-    @property
-    def stages(self) -> Sequence[Stage]: ...
-
-    @property
-    def groups(self) -> Groups | None: ...
-
-    @property
-    def token_options(self) -> NextToken | None: ...
-
-    @property
-    def num_workers(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int | None: ...
-
-    @property
-    def drop_last(self) -> bool: ...
 
     @property
     def device(self) -> str | None: ...

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "topology": CONTRACTS,
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
-    "description": CONTRACTS | {"binding", "order", "packing", "stages"},
+    "description": CONTRACTS | {"binding", "packing", "sizing", "stages"},
     "mapping": CONTRACTS | {"draws"},
     "plan": CONTRACTS | {"order"},
     "packing": CONTRACTS | {"order", "plan"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +61,10 @@ def table(tmp_path: Path) -> Path:
 def _calls(work: Callable[[], Any]) -> Counter[str]:
     """Of the CUDA runtime, in all threads of this process."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        work()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the profiler about itself
+        with torch.profiler.profile(activities=activities) as profile:
+            work()
     return Counter({one.key: one.count for one in profile.key_averages() if one.key in FORBIDDEN})
 
 

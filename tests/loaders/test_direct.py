@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,16 @@ def test_auto_says_what_it_chose(tmp_path: Path, table: pa.Table) -> None:
     described = _direct(iopipe.read(tmp_path / "t.arrow"), store, "auto").describe()
     assert "path direct (the test says so)" in described
     store.close()
+
+
+def test_auto_without_kvikio_takes_slots_and_says_why(
+    tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvikio", None)
+    pipeline = iopipe.read(tmp_path / "t.arrow").batch(100).to("cpu", path="auto")
+    assert "path slots (auto: iopipe.storage.gds needs kvikio" in pipeline.describe()
+    with pipeline.run() as run:
+        assert sum(len(batch["label"]) for batch in run) == NUM_ROWS
 
 
 def test_both_ways_are_compared_over_the_same_ranges(tmp_path: Path, table: pa.Table) -> None:
