@@ -15,7 +15,13 @@ import numpy.typing as npt
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.loaders.pinned import Pinning, advise_and_place, advise_huge, check_lockable
+from iopipe.loaders.pinned import (
+    Pinning,
+    advise_and_place,
+    advise_huge,
+    check_lockable,
+    keep_from_children,
+)
 from iopipe.loaders.slots import Slot
 from iopipe.loaders.workers.mapping import map_private, map_shared
 
@@ -55,6 +61,8 @@ def private_slot(
     """The same in memory of this process alone."""
     unpin = None if pinning is None else pinning.unpin
     memory = map_private(num_bytes, before_unmap=unpin)
+    if pinning is not None:
+        keep_from_children(memory)
     _prepare(memory, pinning, node)
     return Slot(torch.from_numpy(memory))
 

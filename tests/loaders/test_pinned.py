@@ -38,6 +38,7 @@ def test_slots_ask_for_huge_pages_and_are_page_locked_while_they_live(is_shared:
     link = FakeLink()
     slot = (shared_slot if is_shared else private_slot)(SIZE, pinning=link)
     assert "hg" in _flags(slot)
+    assert ("dc" in _flags(slot)) != is_shared  # not copied to forked children
     assert link.pinned == {slot.buffer.data_ptr(): SIZE}
     assert int(slot.buffer.sum()) == 0
     tensor = slot.buffer[:10].view(torch.int16)
