@@ -1,7 +1,7 @@
 """Bytes to the GPU: tokens widened there, and columns of Arrow files, against the usual loops.
 
 `python -m iopipe.bench.device_path --json FILE` on a machine with one GPU, a minute at most.  All
-data is in memory (/dev/shm), contestants take turns, and every row has the median and the spread
+data is in memory, contestants take turns, and every row has the median and the spread
 of its rounds.  `H2D` is the rate of the pipeline's own copies, by events on its copy stream,
 beside the rate of one long copy out of pinned memory.
 """
@@ -13,9 +13,11 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import shutil
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -31,7 +33,7 @@ from iopipe.loaders.cuda import CudaLink
 from iopipe.protocols import Event
 
 _ROWS, _LENGTH = 64, 8192
-_ROUNDS = 5
+_ROUNDS = 4
 _SECONDS = 0.8
 _WORKERS = (0, 4, 8, 15)
 _ARROW_ROWS = 1 << 17
@@ -276,7 +278,7 @@ def pyarrow_loop(path: str) -> Iterator[Any]:
                 for name in batch.schema.names:
                     column: Any = batch.column(name)
                     flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-                    host = torch.from_numpy(flat.to_numpy(zero_copy_only=True).copy())
+                    host = torch.from_numpy(flat.to_numpy(zero_copy_only=True))
                     columns[name] = host.pin_memory().to("cuda", non_blocking=True)
                 yield columns
 
@@ -349,6 +351,8 @@ def _part(name: str, measure: Callable[[], list[dict[str, Any]]]) -> list[dict[s
 def main() -> None:
     options = _options()
     torch.cuda.init()  # type: ignore[no-untyped-call]
+    # The mapped file's arrays are read-only, and nobody writes to them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         peak = pinned_peak()
@@ -359,7 +363,8 @@ def main() -> None:
         for row in rows:
             if "h2d_gbps" in row:
                 row["h2d_of_pinned_peak"] = row["h2d_gbps"]["median"] / peak
-        cache = {"state": "in memory", **residency(sorted(folder.iterdir()))}
+        kind = "tmpfs" if options.folder == Path("/dev/shm") else "page cache"
+        cache = {"state": kind, **residency(sorted(folder.iterdir()))}
     write_results(
         options.json,
         command="python -m iopipe.bench.device_path --json FILE",
@@ -373,8 +378,17 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
+    parser.add_argument("--folder", type=Path, default=_roomy_folder())
     return parser.parse_args()
+
+
+def _roomy_folder() -> Path:
+    """/dev/shm where 4 GiB are free there, which containers mostly do not grant; else the
+    folder for temporary files, out of whose page cache the data comes then."""
+    shared = Path("/dev/shm")
+    if shared.is_dir() and shutil.disk_usage(shared).free > 4 << 30:
+        return shared
+    return Path(tempfile.gettempdir())
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def launched(pipeline: Launched, options: RunOptions) -> Run:
     """A run of a pipeline whose route is decided."""
     is_direct = pipeline.route == "direct"
     source, ahead = _read_source(pipeline), num_ahead(pipeline)
+    stages = () if is_direct else pipeline.stages
     together = batches_together(pipeline) if options.window is None else 1
     tune = None if options.tune is None else tune_spec(pipeline, options.tune, together)
     spec = RunSpec(
@@ -80,7 +81,7 @@ def launched(pipeline: Launched, options: RunOptions) -> Run:
         stages=partial(
             bound_stages,
             source,
-            pipeline.stages,
+            stages,
             prefetch=pipeline.prefetch,
             read_threads=num_read_threads(pipeline),
             device=pipeline.device or "cpu",
@@ -128,8 +129,13 @@ def num_ahead(pipeline: Launched) -> int:
 
 
 def _obstacle(pipeline: Launched) -> str:
-    if pipeline.stages or pipeline.groups is not None:
-        return "leave out decode, map and pack, or use path='slots'"
+    if pipeline.groups is not None or any(stage.name != "decode" for stage in pipeline.stages):
+        return "leave out map and pack, or use path='slots'"
+    if getattr(pipeline.source, "decodes_spans", False) != bool(pipeline.stages):
+        return (
+            "call decode() for .npy and .safetensors members of tar shards, and leave it out for "
+            "other data"
+        )
     if pipeline.num_workers or num_ahead(pipeline):
         return "leave out workers(...) and read_ahead(...)"
     if pipeline.order.tail == "pad":
@@ -141,6 +147,9 @@ def _obstacle(pipeline: Launched) -> str:
             "give a source whose rows are numbers of one shape: Arrow IPC, windows of token "
             "files, or .npy members of tar shards; or use path='slots'"
         )
+    only_direct = [name for name in pipeline.source.columns if name.endswith("safetensors")]
+    if only_direct and pipeline.route == "auto":
+        return f"decode() leaves {only_direct} as they are on the host: use path='direct'"
     return ""
 
 

@@ -40,7 +40,8 @@ def decide(
 ) -> tuple[Route, str]:
     """The faster way for ranges as those of `tasks`, and why; 'slots' where the other one is
     not there.  Takes some tenths of a second, and a second or two for the probe of kvikio."""
-    ranges = ranges_of(cast(SpanSource, source), tasks)
+    with contextlib.closing(stores.open_store(source)) as store:
+        ranges = ranges_of(cast(SpanSource, source), tasks, store)
     if not ranges:
         return "slots", "auto: there is nothing to read"
     try:
@@ -58,12 +59,12 @@ def decide(
     )
 
 
-def ranges_of(source: SpanSource, tasks: Sequence[Sequence[int]]) -> list[ByteRange]:
+def ranges_of(source: SpanSource, tasks: Sequence[Sequence[int]], store: Store) -> list[ByteRange]:
     """What direct reads of these tasks would read, up to a quarter of a GiB."""
     found: list[ByteRange] = []
     num_bytes = 0
     for task in tasks:
-        for spans in source.row_spans(np.asarray(task, np.int64)):
+        for spans in source.row_spans(np.asarray(task, np.int64), store):
             for shard, offset, _, count in spans.runs():
                 length = min(count * spans.row_bytes, _MAX_BYTES)
                 if found and num_bytes + length > _MAX_BYTES:

@@ -16,7 +16,7 @@ import torch
 
 from iopipe.loaders.arena import Arena, Layout, Place, Room
 from iopipe.loaders.collate import Packed, delivered_ids, pack, pack_columns, views
-from iopipe.loaders.shared import shared_slot
+from iopipe.loaders.shared import private_slot, shared_slot
 from iopipe.loaders.slots import Ring, Slot
 from iopipe.meter.events import HostEvents
 from iopipe.protocols import Batch, Event, Events, Samples, Source, Store
@@ -223,5 +223,5 @@ def _host_slots(link: Link | None, is_shared: bool) -> Callable[[int], Slot]:
     if is_shared:
         return partial(shared_slot, pinning=link, node=getattr(link, "node", None))
     if link is None:
-        return lambda num_bytes: Slot(torch.empty(num_bytes, dtype=torch.uint8))
+        return private_slot
     return lambda num_bytes: Slot(link.allocate_host(num_bytes))

@@ -39,8 +39,8 @@ _NUM_SLOTS = 6
 _FILLED = "__filled__"
 
 
-class DeviceStore(Protocol):
-    """Reads into the memory of a device."""
+class DeviceStore(Store, Protocol):
+    """Reads into the memory of a device, too."""
 
     def submit_to_device(self, requests: Sequence[DeviceRead]) -> Reads: ...
 
@@ -53,7 +53,7 @@ class SpanSource(Protocol):
 
     def keys(self, ids: Int64Array) -> Sequence[str]: ...
 
-    def row_spans(self, ids: Int64Array) -> list[RowSpans]:
+    def row_spans(self, ids: Int64Array, store: Store) -> list[RowSpans]:
         """Where every column's rows lie; `DataError` with its row for one that cannot be used,
         `PipelineError` for a column that is no such numbers."""
         ...
@@ -141,7 +141,7 @@ class DirectDelivery:
         self._ring.clear()
 
     def _read(self, source: SpanSource, store: DeviceStore, wanted: Samples) -> Samples:
-        spans = source.row_spans(wanted.ids)
+        spans = source.row_spans(wanted.ids, store)
         layout: dict[str, Place] = {}
         end = 0
         for column in spans:

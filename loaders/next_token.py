@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.token_batch import STATE_WORDS, TokenBatch, TokenOptions
-from iopipe.kernels.tokens_twin import pack_tokens_twin, widened_twin, windows_twin
 from iopipe.loaders.arena import Place, aligned
 from iopipe.protocols import Event, Events, Store
 from iopipe.readers.tokens import COLUMN, TokenSource
 from iopipe.readers.window_starts import START
 from iopipe.stages import NextToken
+
+if TYPE_CHECKING:
+    from iopipe.kernels.token_batch import TokenOptions
 
 _PIECE_BYTES = 32 << 20
 _TOKENS_A_DOCUMENT = 16
@@ -109,7 +110,7 @@ class NextTokenStep:
 
     def _shapes(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
         shape = (rows, self._length)
-        most = self._token_options(rows).max_documents
+        most = self._most_documents(rows)
         return {
             "inputs": (shape, "int64"),
             "labels": (shape, "int64"),
@@ -119,34 +120,56 @@ class NextTokenStep:
             "num_documents": ((1,), "int32"),
         }
 
+    def _most_documents(self, rows: int) -> int:
+        return max(1, rows, rows * self._length // _TOKENS_A_DOCUMENT)
+
     def _token_options(self, rows: int) -> TokenOptions:
+        from iopipe.kernels.token_batch import TokenOptions
+
         return TokenOptions(
             end_token=self._options.end_token,
-            max_documents=max(1, rows, rows * self._length // _TOKENS_A_DOCUMENT),
+            max_documents=self._most_documents(rows),
             ignore_index=self._options.ignore_index,
         )
 
     def _on_host(self, given: torch.Tensor) -> dict[str, torch.Tensor]:
         if self._pool is not None:
-            tokens = windows_twin(self._pool, given, self._length)
-        else:
-            tokens = widened_twin(given.view(self._dtype))
+            places = given[:, None] + torch.arange(self._length + 1)
+            given = _signed(self._pool)[places].view(self._dtype)
+        signed = _signed(given.view(self._dtype))
+        tokens = signed.to(torch.int64) & 2 ** (8 * signed.element_size()) - 1
         if self._options.end_token is None:
             return {"inputs": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+        from iopipe.kernels.tokens_twin import pack_tokens_twin
+
         batch = pack_tokens_twin(tokens, self._token_options(len(given)))
         return {name: getattr(batch, name) for name in self._named}
 
     def _launch(self, given: torch.Tensor, made: dict[str, torch.Tensor]) -> None:
-        from iopipe.kernels.token_batch import TokenRows, Windows, WindowsAt
+        from iopipe.kernels.token_batch import (
+            STATE_WORDS,
+            TokenBatch,
+            TokenRows,
+            Windows,
+            WindowsAt,
+        )
         from iopipe.kernels.tokens import pack_tokens
 
         if self._state is None:
             self._state = torch.zeros(STATE_WORDS, dtype=torch.int64, device=given.device)
-        windows: Windows = TokenRows(given.view(self._dtype))
-        if self._pool is not None:
+        windows: Windows
+        if self._pool is None:
+            windows = TokenRows(given.view(self._dtype))
+        else:
             windows = WindowsAt(pool=self._pool, starts=given, length=self._length)
         out = TokenBatch(**made, state=self._state)
         pack_tokens(windows, self._token_options(len(given)), out=out)
+
+
+def _signed(tokens: torch.Tensor) -> torch.Tensor:
+    """The same bits; torch has few operations on unsigned numbers."""
+    signed: torch.Tensor = tokens.view(torch.int16 if tokens.dtype == torch.uint16 else torch.int32)
+    return signed
 
 
 def _device_dtype(dtype: np.dtype[Any]) -> torch.dtype:

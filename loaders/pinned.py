@@ -6,8 +6,10 @@ an error, huge pages or a node that the kernel did not give are logged once.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import mmap
+import os
 import resource
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,12 +49,20 @@ def advise_and_place(memory: npt.NDArray[np.uint8], node: int | None) -> None:
 
 def advise_huge(memory: npt.NDArray[np.uint8]) -> None:
     """madvise(MADV_HUGEPAGE): fewer page faults and TLB misses for copies that stride."""
-    import ctypes
+    _advise(memory, mmap.MADV_HUGEPAGE, "have small pages")
 
+
+def keep_from_children(memory: npt.NDArray[np.uint8]) -> None:
+    """madvise(MADV_DONTFORK) for locked memory of this process alone: where a child had it too,
+    the first to write after a fork would get another page, and the device keep the old one."""
+    _advise(memory, mmap.MADV_DONTFORK, "are inherited by forked children")
+
+
+def _advise(memory: npt.NDArray[np.uint8], advice: int, otherwise: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     address, size = ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes)
-    if libc.madvise(address, size, mmap.MADV_HUGEPAGE):
-        _say_once(f"slots have small pages: madvise says errno {ctypes.get_errno()}")
+    if libc.madvise(address, size, advice):
+        _say_once(f"slots {otherwise}: madvise says {os.strerror(ctypes.get_errno()).lower()}")
 
 
 def check_lockable(num_bytes: int, *, root: Path = Path("/")) -> None:

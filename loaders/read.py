@@ -81,7 +81,10 @@ def read(
 
 
 class _Loaders:
-    """The real toolkit."""
+    """The real toolkit, of one `read`."""
+
+    def __init__(self) -> None:
+        self._decided: dict[tuple[str, str, str], tuple[Route, str]] = {}
 
     def open_store(self, source: Source) -> Store:
         if getattr(source, "fills", False) and _fits_in_memory(source.shards):
@@ -156,7 +159,10 @@ class _Loaders:
     def decide(
         self, source: Source, device: str, tasks: Sequence[Sequence[int]]
     ) -> tuple[Route, str]:
-        return decide(self, source, device, tasks)
+        key = (source.digest, device, repr([(len(task), task[:8]) for task in tasks]))
+        if key not in self._decided:  # so that a run does what describe() said
+            self._decided[key] = decide(self, source, device, tasks)
+        return self._decided[key]
 
     def near(self, device: str) -> AbstractContextManager[None]:
         return threads_near(device)

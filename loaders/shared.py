@@ -15,7 +15,13 @@ import numpy.typing as npt
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.loaders.pinned import Pinning, advise_and_place, advise_huge, check_lockable
+from iopipe.loaders.pinned import (
+    Pinning,
+    advise_and_place,
+    advise_huge,
+    check_lockable,
+    keep_from_children,
+)
 from iopipe.loaders.slots import Slot
 from iopipe.loaders.workers.mapping import map_private, map_shared
 
@@ -49,9 +55,14 @@ def shared_slot(num_bytes: int, *, pinning: Pinning | None, node: int | None = N
     return Slot(torch.from_numpy(memory), file)
 
 
-def private_slot(num_bytes: int, *, pinning: Pinning, node: int | None = None) -> Slot:
+def private_slot(
+    num_bytes: int, *, pinning: Pinning | None = None, node: int | None = None
+) -> Slot:
     """The same in memory of this process alone."""
-    memory = map_private(num_bytes, before_unmap=pinning.unpin)
+    unpin = None if pinning is None else pinning.unpin
+    memory = map_private(num_bytes, before_unmap=unpin)
+    if pinning is not None:
+        keep_from_children(memory)
     _prepare(memory, pinning, node)
     return Slot(torch.from_numpy(memory))
 

@@ -185,7 +185,9 @@ class ArrowSource:
             return self._keys(ids)
         return NumberKeys(ids)
 
-    def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
+    def row_spans(
+        self, ids: Sequence[int] | Int64Array, store: Store | None = None
+    ) -> list[RowSpans]:
         """Where the rows of every column lie in the files.
 
         A row with a null is a `DataError`; a column that is no numbers of one shape, or is

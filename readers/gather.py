@@ -22,6 +22,8 @@ _MAX_FIELD_GAP_BYTES = 1 << 16
 """Fields of one sample further apart than this are read apart; bytes between nearer ones
 are read along, which costs less than another read."""
 _MAX_SAMPLE_GAP_BYTES = 1 << 12
+_MIN_READ_BYTES = 1 << 16
+"""Shorter stretches are joined with their neighbours, at the price of a copy."""
 _MIN_RUN_ROWS = 8
 """Rows that follow each other are copied together from here on."""
 _CUT = (
@@ -157,6 +159,9 @@ def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDA
         shown = [store.view(path) if n in named else b"" for n, path in enumerate(paths)]
         take_rows([view or b"" for view in shown], paths, spans, rows)
         return
+    if len(rows) * spans.row_bytes < _MIN_READ_BYTES * len(spans.counts):
+        _fill_joined(store, paths, spans, rows)
+        return
     target = rows.reshape(len(rows), -1).view(np.uint8)
     runs = spans.runs()
     requests = [
@@ -168,6 +173,20 @@ def fill_rows(store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDA
         if num_read < count * spans.row_bytes:
             row = first + num_read // spans.row_bytes
             raise _short(row, paths[shard], offset + (row - first) * spans.row_bytes)
+
+
+def _fill_joined(
+    store: Store, paths: Sequence[str], spans: RowSpans, rows: npt.NDArray[Any]
+) -> None:
+    """Short rows: near ones in one read, and then a copy."""
+    shards, offsets = spans.by_row()
+    width = spans.row_bytes
+    if not len(rows) or not width:
+        return
+    (column,) = gather(store, paths, shards, offsets[:, None], np.full((len(rows), 1), width))
+    assert isinstance(column, Ragged)  # the store shows nothing
+    places = np.lib.stride_tricks.sliding_window_view(column.values, width)
+    rows.reshape(len(rows), -1).view(np.uint8)[...] = places[column.offsets]
 
 
 def take_rows(

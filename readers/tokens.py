@@ -107,7 +107,9 @@ class TokenSource:
     def keys(self, ids: Int64Array) -> Sequence[str]:
         return NumberKeys(ids)
 
-    def row_spans(self, ids: Sequence[int] | Int64Array) -> list[RowSpans]:
+    def row_spans(
+        self, ids: Sequence[int] | Int64Array, store: Store | None = None
+    ) -> list[RowSpans]:
         """Where the windows lie; `PipelineError` where samples are documents."""
         if self.window is None:
             raise PipelineError(

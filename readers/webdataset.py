@@ -29,8 +29,11 @@ from iopipe.protocols import (
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.index import load_index
+from iopipe.readers.npy_members import npy_spans
 from iopipe.readers.rows import Rows
+from iopipe.readers.safetensors_members import safetensors_spans
 from iopipe.readers.shard_index import Fault, ShardIndex
+from iopipe.readers.spans import RowSpans
 from iopipe.readers.tar import is_header
 from iopipe.readers.tar_encoder import TarEncoder
 
@@ -92,6 +95,32 @@ class WebDatasetSource:
         fields = gather(store, self.shards, shards, self._offsets[wanted], self._lengths[wanted])
         columns = dict(zip(self.columns, fields, strict=True))
         return Samples(ids=wanted, keys=self._keys_of(shards, rows), columns=columns)
+
+    def keys(self, ids: Int64Array) -> list[str]:
+        return self._keys_of(*self._rows.place(ids))
+
+    decodes_spans = True
+    """`row_spans` gives what decoded fields are, not their bytes."""
+
+    def row_spans(self, ids: Sequence[int] | Int64Array, store: Store) -> list[RowSpans]:
+        """Where the arrays of `.npy` and the tensors of `.safetensors` members lie;
+        `PipelineError` for other columns."""
+        wanted = np.asarray(ids, np.int64)
+        shards, _ = self._rows.place(wanted)
+        found: list[RowSpans] = []
+        for n, name in enumerate(self.columns):
+            extension = name.rpartition(".")[2]
+            offsets, lengths = self._offsets[wanted, n], self._lengths[wanted, n]
+            if extension == "npy":
+                found.append(npy_spans(name, store, self.shards, shards, offsets, lengths))
+            elif extension == "safetensors":
+                found += safetensors_spans(name, store, self.shards, shards, offsets, lengths)
+            else:
+                raise PipelineError(
+                    f"column {name!r} is no .npy or .safetensors member: choose others with "
+                    "columns=, or use path='slots'"
+                )
+        return found
 
     def _keys_of(self, shards: Int64Array, rows: Int64Array) -> list[str]:
         if len(set(shards.tolist())) == 1:

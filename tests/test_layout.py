@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autotune": CONTRACTS | {"meter", "topology"},
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
-    "description": CONTRACTS | {"order", "packing", "sizing", "stages"},
+    "description": CONTRACTS | {"packing", "sizing", "stages"},
     "decoding": CONTRACTS | {"stages"},
     "mapping": CONTRACTS | {"draws", "stages"},
     "plan": CONTRACTS | {"order"},

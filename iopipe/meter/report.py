@@ -214,6 +214,13 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def cpu_ms_per_step(self) -> float:
+        """Milliseconds of CPU time that this process took for a step, all its threads together:
+        the loop's own Python, its kernel launches, and what of the input runs here.  Well below
+        the step's length: the process is left idle; above it: threads hold each other up."""
+        return 1e3 * self.cpu_seconds / self.num_steps if self.num_steps else 0.0
+
+    @property
     def verdict(self) -> str:
         """Starved or fed, by how much, of what, and what would help."""
         return verdict_of(self)
@@ -225,6 +232,7 @@ class Report:
         fractions of the wall time.
         """
         values = {"schema": SCHEMA, **asdict(self), "verdict": self.verdict}
+        values["cpu_ms_per_step"] = self.cpu_ms_per_step
         del values["steps"]
         measured = {
             **self.causes,
@@ -256,7 +264,8 @@ class Report:
             f"{self.num_samples} samples in {self.wall_seconds:.2f} s "
             f"({self.samples_per_second:,.0f}/s), first batch after "
             f"{self.first_batch_seconds:.2f} s",
-            f"  step {_shown(self.step_ms)}, stall {_shown(self.stall_ms)}",
+            f"  step {_shown(self.step_ms)}, stall {_shown(self.stall_ms)}, "
+            f"{self.cpu_ms_per_step:.2f} ms of this process's CPU time a step",
         ]
         lines += [
             f"  {stage.name}: {stage.concurrency} threads busy {100 * stage.busy_fraction:.0f} %"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,7 @@ def write(table: pa.Table, path: Path, rows: int = 300, compression: str | None 
 
 def _direct(pipeline: Pipeline, store: Any, path: Any = "direct") -> Pipeline:
     placed = Pipeline(
+        stages=pipeline.stages,
         source=pipeline.source,
         toolkit=FakeToolkit(FakeLink()),
         order=pipeline.order,
@@ -134,10 +139,127 @@ def test_token_windows_are_read_as_they_lie(tmp_path: Path) -> None:
     store.close()
 
 
+def _arrays(folder: Path, arrays: Any) -> Path:
+    with iopipe.DatasetWriter(folder, max_samples=7) as writer:
+        for number, array in enumerate(arrays):
+            raw = io.BytesIO()
+            np.save(raw, array)
+            writer.write({"__key__": f"k{number:03d}", "x.npy": raw.getvalue()})
+    return folder
+
+
+def test_npy_members_of_tar_shards_are_read_without_their_headers(tmp_path: Path) -> None:
+    arrays = np.random.default_rng(2).standard_normal((20, 3, 5), np.float32)
+    pipeline = iopipe.read(_arrays(tmp_path / "d", arrays)).shuffle(4).decode()
+    store = HeadsOnly()
+    with _direct(pipeline, store).run() as run, pipeline.batch(128).run() as host:
+        for batch, expected in zip(run, host, strict=True):
+            assert batch["__key__"] == expected["__key__"]
+            assert torch.equal(batch["x.npy"], expected["x.npy"])
+            rows = [int(key[1:]) for key in batch["__key__"]]
+            assert np.array_equal(batch["x.npy"].numpy(), arrays[rows])
+    assert {length for _, length in store.device_reads} == {60}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (np.asfortranarray(np.zeros((3, 5), np.float32)), "sample 2: its array is float32 in For"),
+        (np.zeros((3, 5), ">f4"), "sample 2: its array is >f4"),
+        (np.zeros((3, 4), np.float32), r"arrays of float32 \[3, 5\] and of float32 \[3, 4\]"),
+    ],
+)
+def test_npy_members_that_make_no_rows_are_refused(tmp_path: Path, odd: Any, said: str) -> None:
+    usual = np.zeros((3, 5), np.float32)
+    pipeline = iopipe.read(_arrays(tmp_path / "d", [usual, usual, odd])).decode()
+    store = HeadsOnly()
+    with (
+        pytest.raises((DataError, PipelineError), match=said),
+        _direct(pipeline, store).run() as run,
+    ):
+        next(run)
+    store.close()
+
+
+def _member(tensors: dict[str, np.ndarray[Any, Any]], **changes: Any) -> bytes:
+    """As the format's description has it."""
+    names = {"<f4": "F32", "<i8": "I64", "|u1": "U8"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, array in tensors.items():
+        end = len(body) + array.nbytes
+        kind, shape = names[array.dtype.str], list(array.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(body), end]}
+        body += array.tobytes()
+    for name, change in changes.items():
+        header[name] |= change
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def _members(folder: Path, members: Any) -> Pipeline:
+    with iopipe.DatasetWriter(folder, max_samples=4) as writer:
+        for number, raw in enumerate(members):
+            writer.write({"__key__": f"k{number:03d}", "s.safetensors": raw})
+    return iopipe.read(folder).decode()
+
+
+def test_safetensors_members_are_read_tensor_by_tensor(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    made = [
+        {"w": generator.standard_normal((2, 3), np.float32), "n": generator.integers(0, 9, (1,))}
+        for _ in range(9)
+    ]
+    pipeline = _members(tmp_path / "d", map(_member, made)).shuffle(1)
+    store = HeadsOnly()
+    with _direct(pipeline, store).run() as run:
+        (batch,) = list(run)
+    for row, key in enumerate(batch["__key__"]):
+        tensors = made[int(key[1:])]
+        assert np.array_equal(batch["s.safetensors/w"][row].numpy(), tensors["w"])
+        assert np.array_equal(batch["s.safetensors/n"][row].numpy(), tensors["n"])
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (b"abc", "header has .* bytes of 3"),
+        (struct.pack("<Q", 1 << 40) + b"{}", "header has 1099511627776 bytes of 10"),
+        (struct.pack("<Q", 2) + b"[]", "safetensors header is damaged"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"dtype": "BF16"}), "'BF16' is not one of"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"shape": [5]}), "do not fit uint8"),
+        (_member({"w": np.zeros(4, np.uint8)}, w={"data_offsets": [2, 6]}), "lie outside"),
+        (_member({"v": np.zeros(4, np.uint8)}), "which make no batch"),
+    ],
+)
+def test_damaged_safetensors_are_refused(tmp_path: Path, odd: bytes, said: str) -> None:
+    usual = _member({"w": np.zeros(4, np.uint8)})
+    pipeline = _members(tmp_path / "d", [usual, odd])
+    store = HeadsOnly()
+    with (
+        pytest.raises((DataError, PipelineError), match=said),
+        _direct(pipeline, store).run() as run,
+    ):
+        next(run)
+    with pytest.raises(PipelineError, match="use path='direct'"):
+        pipeline.batch(2).to("cuda", path="auto")
+    store.close()
+
+
+class HeadsOnly(FakeDeviceStore):
+    """The host may read headers."""
+
+    def submit(self, requests: Any) -> Any:
+        assert all(len(request.buffer) <= 256 for request in requests)
+        return PosixStore.submit(self, requests)
+
+
 def test_what_cannot_go_straight_is_refused_by_name(tmp_path: Path, table: pa.Table) -> None:
     pipeline = iopipe.read(tmp_path / "t.arrow")
     store = FakeDeviceStore()
-    with pytest.raises(PipelineError, match="leave out decode, map and pack"):
+    with pytest.raises(PipelineError, match="leave out map and pack"):
         pipeline.map(lambda row: row).batch(2).to("cuda", path="direct")
     with pytest.raises(PipelineError, match="another tail"):
         pipeline.split(0, 1, tail="pad").batch(2).to("cuda", path="direct")
@@ -168,11 +290,21 @@ def test_auto_says_what_it_chose(tmp_path: Path, table: pa.Table) -> None:
     store.close()
 
 
+def test_auto_without_kvikio_takes_slots_and_says_why(
+    tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kvikio", None)
+    pipeline = iopipe.read(tmp_path / "t.arrow").batch(100).to("cpu", path="auto")
+    assert "path slots (auto: iopipe.storage.gds needs kvikio" in pipeline.describe()
+    with pipeline.run() as run:
+        assert sum(len(batch["label"]) for batch in run) == NUM_ROWS
+
+
 def test_both_ways_are_compared_over_the_same_ranges(tmp_path: Path, table: pa.Table) -> None:
     source: Any = iopipe.open_source(tmp_path / "t.arrow")
-    ranges = ranges_of(source, [list(range(100)), [0, 5, 900]])
-    assert len(ranges) == 4 + 4 * 3
     host, device = PosixStore(), FakeDeviceStore()
+    ranges = ranges_of(source, [list(range(100)), [0, 5, 900]], host)
+    assert len(ranges) == 4 + 4 * 3
     assert min(compare(FakeLink(), host, device, ranges)) > 0
     asked = {(part.offset, part.length) for part in ranges}
     assert set(device.device_reads) == asked
