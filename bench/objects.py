@@ -29,9 +29,9 @@ from iopipe.storage.objects import ObjectStore
 
 PEERS = Path(__file__).parent / "peers" / "read_objects.py"
 NUM_BYTES = 256 << 20
-JOBS = ((128 << 10, 2000, 16), (8 << 20, 100, 8))
-"""Bytes of a range, ranges of a run, and how many at once."""
-THROTTLED = (64 << 10, 200, 16)
+JOBS = ((128 << 10, 16), (8 << 20, 8))
+"""Bytes of a range, and how many at once."""
+THROTTLED = (64 << 10, 16)
 REQUESTS_PER_SECOND = 50
 PACKAGES = ("boto3", "s3fs", "obstore")
 
@@ -39,7 +39,8 @@ PACKAGES = ("boto3", "s3fs", "obstore")
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.one:
-        print(json.dumps(_ours(options.folder, *options.one)))
+        block, num_threads = options.one
+        print(json.dumps(_ours(str(options.folder), block, num_threads, options.seconds)))
         return
     if options.tune:
         print(json.dumps(tuned(options.tune), indent=1))
@@ -49,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (root / "shards" / "object.bin").write_bytes(os.urandom(NUM_BYTES))
     rows = [row for job in JOBS for row in _compare(options, root, job)]
     rows += _throttled(options, root)
+    with tempfile.TemporaryDirectory() as folder, nginx(Path(folder), root=root) as server:
+        rows += [{"name": "tuning", **row} for row in tuned(f"{server.url}shards/object.bin")]
     if options.json:
         write_results(
             options.json,
             command=f"python -m iopipe.bench.objects FOLDER --rounds {options.rounds} "
-            "--peers-python PYTHON --json FILE",
+            f"--seconds {options.seconds:g} --peers-python PYTHON --json FILE",
             cache={"server": _nginx_version(), "peers": _versions(options.peers_python)},
             rows=rows,
         )
@@ -64,28 +67,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="for the server's files, best on tmpfs")
     parser.add_argument("--peers-python", default=sys.executable, help="has boto3, s3fs, obstore")
     parser.add_argument("--rounds", type=int, default=5, help="A B C, C B A, ...")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--tune", metavar="URL", help="of an object of 64 MiB or more")
-    parser.add_argument("--one", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     return parser
 
 
 # ---- who is fastest ------------------------------------------------------------------
 
 
-def _compare(
-    options: argparse.Namespace, root: Path, job: tuple[int, int, int]
-) -> list[dict[str, Any]]:
+def _compare(options: argparse.Namespace, root: Path, job: tuple[int, int]) -> list[dict[str, Any]]:
     results: dict[str, Runs] = {}
     with tempfile.TemporaryDirectory() as folder, nginx(Path(folder), root=root) as server:
-        commands = _commands(options, server.url, job)
+        commands = _commands(options, server.url, job, options.seconds)
         for number in range(options.rounds):
             for name in list(commands)[:: -1 if number % 2 else 1]:
                 results.setdefault(name, Runs()).rows.append(run_one(commands[name]))
     rows = []
     for name in commands:
         numbers = results[name].summary()
-        row = {"name": name, "block_bytes": job[0], "num_threads": job[2], **numbers}
+        row = {"name": name, "block_bytes": job[0], "num_threads": job[1], **numbers}
         rows.append({**row, "runs": options.rounds, **_ratios(name, results)})
         print(f"{job[0] >> 10:6} KiB {name:8} {_shown(rows[-1])}", flush=True)
     return rows
@@ -116,27 +118,25 @@ def _shown(row: Mapping[str, Any]) -> str:
 
 
 def _commands(
-    options: argparse.Namespace, url: str, job: tuple[int, int, int]
+    options: argparse.Namespace, url: str, job: tuple[int, int], seconds: float
 ) -> dict[str, tuple[str, ...]]:
-    numbers = tuple(map(str, job))
-    endpoint = url.rstrip("/")
+    numbers, endpoint = tuple(map(str, job)), url.rstrip("/")
     ours = (sys.executable, "-m", "iopipe.bench.objects", endpoint, "--one", *numbers)
-    peers = {
-        name: (options.peers_python, str(PEERS), name, endpoint, *numbers, str(NUM_BYTES))
-        for name in PACKAGES
-    }
+    ours = (*ours, "--seconds", str(seconds))
+    rest = (*numbers, str(NUM_BYTES), str(seconds))
+    peers = {name: (options.peers_python, str(PEERS), name, endpoint, *rest) for name in PACKAGES}
     return {"iopipe": ours, **peers}
 
 
-def _ours(endpoint: Path, block: int, count: int, num_threads: int) -> dict[str, float]:
+def _ours(endpoint: str, block: int, num_threads: int, seconds: float) -> dict[str, float]:
     """The same ranges through one store, into buffers of ours."""
     sys.path.insert(0, str(PEERS.parent))
-    from read_objects import KEYS, offsets_of  # type: ignore[import-not-found]
+    from read_objects import KEYS, measured, offsets_of  # type: ignore[import-not-found]
 
     store = ObjectStore(
         "s3://shards",
         options={
-            "endpoint": str(endpoint).replace(":/", "://"),
+            "endpoint": endpoint.replace(":/", "://"),
             "region": "us-east-1",
             "access_key_id": KEYS[0],
             "secret_access_key": KEYS[1],
@@ -144,27 +144,18 @@ def _ours(endpoint: Path, block: int, count: int, num_threads: int) -> dict[str,
         },
         concurrency=num_threads,
     )
-    path = "s3://shards/object.bin"
-    buffers = [memoryview(bytearray(block)) for _ in range(min(count, 4 * num_threads))]
-    requests = [
-        ReadRequest(path, offset, buffers[number % len(buffers)])
-        for number, offset in enumerate(offsets_of(count, block, NUM_BYTES))
-    ]
-    store.submit(requests[:num_threads]).wait()
-    start, cpu = time.perf_counter(), os.times()
-    done = 0
-    for first in range(0, count, len(buffers)):
-        done += sum(store.submit(requests[first : first + len(buffers)]).wait())
-    seconds, after = time.perf_counter() - start, os.times()
+    path, batch = "s3://shards/object.bin", 4 * num_threads
+    buffers = [memoryview(bytearray(block)) for _ in range(batch)]
+
+    def read(offsets: list[int], _: int) -> int:
+        pairs = zip(offsets, buffers, strict=False)
+        return sum(store.submit([ReadRequest(path, at, buffer) for at, buffer in pairs]).wait())
+
+    row: dict[str, float] = measured(
+        read, offsets_of(block, NUM_BYTES), block, batch=batch, seconds=seconds
+    )
     store.close()
-    used = after.user + after.system - cpu.user - cpu.system
-    return {
-        "mib_per_second": done / seconds / 2**20,
-        "cpu_s_per_gib": used / done * 2**30,
-        "seconds": seconds,
-        "served": done // block,
-        "hedged": store.num_hedged,
-    }
+    return {**row, "hedged": store.num_hedged}
 
 
 # ---- a server that says no -----------------------------------------------------------
@@ -178,7 +169,7 @@ def _throttled(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
                 tempfile.TemporaryDirectory() as folder,
                 nginx(Path(folder), root=root, requests_per_second=REQUESTS_PER_SECOND) as server,
             ):
-                row = run_one(_commands(options, server.url, THROTTLED)[name])
+                row = run_one(_commands(options, server.url, THROTTLED, 0)[name])
                 row["refused"] = server.count(503)
             results.setdefault(name, Runs()).rows.append(row)
     rows = []

@@ -1,4 +1,5 @@
-"""Ranges of one object through boto3, s3fs or obstore: CLIENT ENDPOINT BLOCK COUNT THREADS.
+"""Ranges of one object through boto3, s3fs or obstore:
+read_objects.py CLIENT ENDPOINT BLOCK THREADS NUM_BYTES SECONDS.
 
 Each is used as its users are told to where it should be fast: boto3 with as many connections as
 threads, s3fs with `cat_ranges`, which has its own loop, obstore from threads.
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 BUCKET, KEY = "shards", "object.bin"
 KEYS = ("testkey", "testsecret")
+THROTTLED, THROTTLED_BLOCK = 200, 64 << 10
+"""Ranges, and the bytes of each, that a throttled server is asked for."""
 
 
 def boto3_reader(endpoint: str, num_threads: int) -> Callable[[list[int], int], int]:
@@ -87,25 +90,50 @@ def obstore_reader(endpoint: str, num_threads: int) -> Callable[[list[int], int]
 READERS = {"boto3": boto3_reader, "s3fs": s3fs_reader, "obstore": obstore_reader}
 
 
-def offsets_of(count: int, block: int, num_bytes: int) -> list[int]:
+def offsets_of(block: int, num_bytes: int) -> list[int]:
     draws = random.Random(1)
+    count = THROTTLED if block == THROTTLED_BLOCK else 100_000
     return [draws.randrange(num_bytes // block) * block for _ in range(count)]
 
 
 def main() -> None:
     name, endpoint = sys.argv[1:3]
-    block, count, num_threads, num_bytes = map(int, sys.argv[3:7])
-    read = READERS[name](endpoint, num_threads)
-    offsets = offsets_of(count, block, num_bytes)
-    if num_threads < count:
-        read(offsets[:num_threads], block)  # connections are made
+    block, num_threads, num_bytes = map(int, sys.argv[3:6])
+    row = measured(
+        READERS[name](endpoint, num_threads),
+        offsets_of(block, num_bytes),
+        block,
+        batch=4 * num_threads,
+        seconds=float(sys.argv[6]),
+    )
+    print(json.dumps(row))
+
+
+def measured(
+    read: Callable[[list[int], int], int],
+    offsets: list[int],
+    block: int,
+    *,
+    batch: int,
+    seconds: float,
+) -> dict[str, float]:
+    """Batches for so long, after one that is not counted; with 0 seconds all, and no other."""
+    if seconds:
+        read(offsets[:batch], block)  # connections are made
     start, cpu = time.perf_counter(), os.times()
-    done = read(offsets, block)
-    seconds, after = time.perf_counter() - start, os.times()
-    assert done == count * block, f"{name} read {done} bytes"
+    done = 0
+    for first in range(0, len(offsets), batch):
+        done += read(offsets[first : first + batch], block)
+        if seconds and time.perf_counter() - start > seconds:
+            break
+    took, after = time.perf_counter() - start, os.times()
     used = after.user + after.system - cpu.user - cpu.system
-    row = {"mib_per_second": done / seconds / 2**20, "cpu_s_per_gib": used / done * 2**30}
-    print(json.dumps({**row, "seconds": seconds, "served": count}))
+    return {
+        "mib_per_second": done / took / 2**20,
+        "cpu_s_per_gib": used / done * 2**30,
+        "seconds": took,
+        "served": done // block,
+    }
 
 
 if __name__ == "__main__":

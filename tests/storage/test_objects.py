@@ -65,7 +65,7 @@ def test_a_thousand_ranges_at_once(store: ObjectStore, server: ObjectServer) -> 
     ranges = [(7 * number, 100) for number in range(1000)]
     expected = [CONTENT[offset : offset + length] for offset, length in ranges]
     assert fetched(store, f"{server.url}set/a.bin", ranges) == expected
-    assert server.statuses.count(206) == 1000 + store.num_hedged
+    assert 1000 <= server.statuses.count(206) <= 1000 + store.num_hedged
 
 
 @pytest.mark.parametrize(
