@@ -61,16 +61,10 @@ def kernel_tables(results: Path) -> str:
 
 def store_tables(results: Path) -> str:
     """Markdown: stores of local files, from tmpfs and from a disk; object stores."""
-    local = (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
-    return "\n\n".join(
-        (
-            *(
-                _stores(json.loads((results / f"{name}.json").read_text()), at)
-                for name, at in local
-            ),
-            _objects(json.loads((results / "objects_cpu.json").read_text())),
-        )
-    )
+    places = (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
+    read = {path.stem: json.loads(path.read_text()) for path in results.glob("*_cpu.json")}
+    local = (_stores(read[name], place) for name, place in places)
+    return "\n\n".join((*local, _objects(read["objects_cpu"])))
 
 
 def _objects(content: dict[str, Any]) -> str:
