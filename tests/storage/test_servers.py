@@ -181,7 +181,7 @@ def test_latency_and_wrong_tags_between_us_and_radosgw(ceph_bucket: Bucket) -> N
         fetched(store, path, [(number, 1000) for number in range(100)])
         proxy.faults.append("late")
         assert fetched(store, path, [(5, 1000)]) == [CONTENT[5:1005]]
-        assert store.num_hedges_won >= 1
+        assert store.num_hedged >= 1
         proxy.released.set()
         proxy.faults.append("tag")
         with pytest.raises(StorageError, match="changed since it was opened"):
