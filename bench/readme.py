@@ -135,7 +135,7 @@ def _stores(content: dict[str, Any], place: str) -> str:
 
 
 def _ours(row: dict[str, Any]) -> bool:
-    return row["name"] == "iopipe"
+    return bool(row["name"] == "iopipe")
 
 
 def _kernel_row(row: dict[str, Any]) -> str:
