@@ -60,10 +60,46 @@ def kernel_tables(results: Path) -> str:
 
 
 def store_tables(results: Path) -> str:
-    """Markdown: stores of local files, from tmpfs and from a disk."""
-    return "\n\n".join(
-        _stores(json.loads((results / f"{name}.json").read_text()), place)
-        for name, place in (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
+    """Markdown: stores of local files, from tmpfs and from a disk; object stores."""
+    places = (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
+    read = {path.stem: json.loads(path.read_text()) for path in results.glob("*_cpu.json")}
+    local = (_stores(read[name], place) for name, place in places)
+    return "\n\n".join((*local, _objects(read["objects_cpu"])))
+
+
+def _objects(content: dict[str, Any]) -> str:
+    machine, cache, rows = content["environment"], content["cache"], content["rows"]
+    ranges = [row for row in rows if "block_bytes" in row]
+    throttled = {row["name"]: row for row in rows if "throttled" in row}
+    lines = [
+        f"| {row['name']} | {row['block_bytes'] >> 10} KiB, {row['num_threads']} at once | "
+        f"{_spread(row['mib_per_second'], 0)} | {_spread(row['cpu_s_per_gib'], 2)} | "
+        + ", ".join(f"{row[f'to_{name}']:.2f} {name}" for name in cache["peers"] if _ours(row))
+        + " |"
+        for row in ranges
+    ]
+    said = ", ".join(
+        f"{name} {_spread(row['refused'], 0)} times in {row['seconds']['median']:.1f} s"
+        for name, row in throttled.items()
+    )
+    best = next(row for row in rows if row["name"] == "tuning")
+    versions = ", ".join(f"{name} {version}" for name, version in cache["peers"].items())
+    return "\n".join(
+        (
+            "Random ranges of one object of a server on the same machine, median (least to "
+            f"greatest) of {ranges[0]['runs']} interleaved runs; times as fast as, round by round.",
+            "",
+            "| client | ranges | MiB/s | CPU s/GiB | times as fast as |",
+            "|---|---|---|---|---|",
+            *lines,
+            "",
+            "At 50 requests a second, of 200 ranges all were served, and before that the server "
+            f"said no to {said}. Of the settings tried on this server, parts of "
+            f"{best['part_mib']} MiB on {best['concurrency']} connections are fastest.",
+            "",
+            f"{machine['date']}, {machine['cores']} cores of an {machine['cpu']}, "
+            f"{cache['server']}, {versions}: `{content['command']}`.",
+        )
     )
 
 
@@ -96,6 +132,10 @@ def _stores(content: dict[str, Any], place: str) -> str:
             f"warm ({cache['resident_fraction'] * 100:.0f} % resident) for what reads through it.",
         )
     )
+
+
+def _ours(row: dict[str, Any]) -> bool:
+    return bool(row["name"] == "iopipe")
 
 
 def _kernel_row(row: dict[str, Any]) -> str:

@@ -57,6 +57,21 @@ class Race:
         self._reads = reads
         self._lock = threading.Lock()
 
+    def put(self, place: int, part: memoryview) -> None:
+        """Write a part of the answer, unless the request is over."""
+        with self._lock:
+            if self.is_over:
+                raise Over
+            self.request.buffer[place : place + len(part)] = part
+
+    def done(self, num_bytes: int) -> None:
+        """All parts are there."""
+        with self._lock:
+            if self.is_over:
+                raise Over
+            self.num_bytes, self.is_over = num_bytes, True
+        self._reads.one_less()
+
     def win(self, content: memoryview) -> None:
         """Serve the request, unless it is over."""
         with self._lock:

@@ -14,16 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
-from iopipe.errors import MissingDependency, PipelineError, StorageError
+from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.answers import (
     Changed,
-    Incomplete,
     cleaned,
     is_of_credentials,
     is_too_often,
@@ -35,17 +32,20 @@ from iopipe.storage.answers import (
 )
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.hedging import Hedges, Over, Race, RacedReads
+from iopipe.storage.object_client import (
+    check_length,
+    open_client,
+    parts_of,
+    pattern_of,
+    root_of,
+)
 from iopipe.storage.pace import Pace
 from iopipe.storage.threads import ReadThreads
-
-SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 
 _log = logging.getLogger(__name__)
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 _CREDENTIAL_SECONDS = 3.0
 """For how long credentials are looked for again: a metadata service may be asked too often."""
-_STALL_SECONDS = 15.0
-"""A connection that brings nothing for so long is given up."""
 _HEDGE_THREADS = 4
 
 
@@ -86,13 +86,13 @@ class ObjectStore:
             raise PipelineError(f"concurrency={concurrency} must be 1 or more")
         if not 0 <= hedge_share <= 1:
             raise PipelineError(f"hedge_share={hedge_share} must be from 0, for none, to 1")
-        self._root = _root_of(url)
+        self._root = root_of(url)
         self._options = dict(options or {})
         self._part_bytes = part_bytes
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
         self._hedge_share = hedge_share
-        self._obstore, self._client = _client(self._root, self._options, deadline_seconds)
+        self._obstore, self._client = open_client(self._root, self._options, deadline_seconds)
         self._pace = Pace(max_places=concurrency)
         self._hedges = Hedges(share=hedge_share)
         self._versions: dict[str, _Version] = {}
@@ -138,7 +138,7 @@ class ObjectStore:
     def glob(self, pattern: str) -> list[str]:
         key = self._key(pattern)
         prefix = re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0]
-        wanted = re.compile(_pattern(key))
+        wanted = re.compile(pattern_of(key))
         found = self._tried("list", pattern, lambda _: self._listed(prefix))
         return sorted(f"{self._root}/{one}" for one in found if wanted.fullmatch(one))
 
@@ -188,24 +188,30 @@ class ObjectStore:
             if race.is_over:
                 raise Over
             race.begun = race.begun or start
-            content = self._fetch(path, offset, end, version)
-            self._hedges.served(len(content), time.monotonic() - start)
-            race.win(content)
+            answer = self._ask(path, offset, end, version)
+            num_bytes = 0
+            for part in parts_of(answer, end - offset):
+                race.put(num_bytes, part)
+                num_bytes += len(part)
+            check_length(num_bytes, end - offset)
+            self._hedges.served(num_bytes, time.monotonic() - start)
+            race.done(num_bytes)
 
         self._tried(_reading(race.request), path, fetch)
 
-    def _fetch(self, path: str, offset: int, end: int, version: _Version) -> memoryview:
+    def _ask(self, path: str, offset: int, end: int, version: _Version) -> Any:
+        """obstore's answer, whose bytes are still to come."""
         get: dict[str, Any] = {"range": (offset, end)}
         if version.tag is not None:
             get["if_match"] = version.tag
         result = self._obstore.get(self._client, self._key(path), options=get)
         # A server or a cache between may not look at If-Match.
-        if version.tag is not None and tag_of(result.meta) not in (version.tag, None):
+        about = result.meta
+        if version.tag is not None and tag_of(about) not in (version.tag, None):
             raise Changed
-        content = memoryview(result.bytes()).cast("B")
-        if len(content) != end - offset or result.meta["size"] != version.size:
-            raise Incomplete(f"incomplete answer: {len(content)} of {end - offset} bytes")
-        return content
+        if about["size"] != version.size:
+            raise Changed
+        return result
 
     def _look_after(self, race: Race) -> None:
         """Called by the thread that waits for a race: is it late, is its time up?"""
@@ -223,7 +229,10 @@ class ObjectStore:
         start = self._pace.begin_beside()
         try:
             end = min(request.offset + len(request.buffer), version.size)
-            race.win(self._fetch(request.path, request.offset, end, version))
+            answer = self._ask(request.path, request.offset, end, version)
+            content = memoryview(answer.bytes()).cast("B")
+            check_length(len(content), end - request.offset)
+            race.win(content)
         except Over:
             self._pace.failed()
         except Exception as error:  # the first request goes on and says what is wrong
@@ -310,54 +319,6 @@ class ObjectStore:
 
 def _reading(request: ReadRequest) -> str:
     return f"read {len(request.buffer)} bytes at offset {request.offset} of"
-
-
-def _client(root: str, options: dict[str, Any], deadline_seconds: float) -> tuple[Any, Any]:
-    try:
-        import obstore
-        import obstore.exceptions
-        from obstore.store import from_url
-    except ImportError as error:
-        raise MissingDependency(
-            f"iopipe.storage.objects needs obstore for {root}: pip install 'iopipe[objects]', "
-            "or ask for prefer='fsspec'"
-        ) from error
-    stall = min(_STALL_SECONDS, deadline_seconds)
-    client_options: Any = {
-        "timeout": f"{int(deadline_seconds * 1000)}ms",
-        "read_timeout": f"{int(stall * 1000)}ms",
-        "connect_timeout": "10s",
-    }
-    if root.startswith("http://") or str(options.get("endpoint", "")).startswith("http://"):
-        client_options["allow_http"] = True
-    client_options |= options.get("client_options", {})
-    rest: Any = {name: value for name, value in options.items() if name != "client_options"}
-    try:
-        # Its own retries would hide from us that the server is asked too often.
-        client = from_url(
-            root, client_options=client_options, retry_config={"max_retries": 0}, **rest
-        )
-    except (ValueError, TypeError, obstore.exceptions.BaseError) as error:
-        raise StorageError(f"no store for {root!r}: {said(error)}") from cleaned(error)
-    return obstore, client
-
-
-def _root_of(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or not parts.hostname:
-        raise StorageError(f"no store for {shown(url)}: give a URL of {', '.join(SCHEMES)}")
-    if parts.username or parts.password:
-        raise StorageError("a URL must not hold a user or a password: give them as options")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _pattern(key: str) -> str:
-    """As `glob.glob` with `recursive=True`: `*` stops at `/`."""
-    parts = []
-    for part in key.split("/"):
-        within = translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-        parts.append(".*" if part == "**" else within.replace(".*", "[^/]*"))
-    return "/".join(parts).replace(".*/", "(?:.*/)?")
 
 
 def _from_settings(root: str, settings: dict[str, Any]) -> ObjectStore:

@@ -17,6 +17,7 @@ from iopipe.protocols import Store
 from iopipe.storage.direct import DirectStore
 from iopipe.storage.mapped import MappedStore
 from iopipe.storage.memory import MemoryStore
+from iopipe.storage.object_client import SCHEMES
 from iopipe.storage.posix import PosixStore
 from iopipe.storage.remote import RemoteStore
 from iopipe.storage.uring import UringStore
@@ -79,7 +80,7 @@ def open_store(
 def _remote(url: str, scheme: str, prefer: Backend | None, options: dict[str, Any]) -> Store:
     if prefer not in (None, "objects", "fsspec"):
         raise _for_local_files(url, prefer)
-    if prefer == "objects" or (prefer is None and scheme in _OBJECTS):
+    if prefer == "objects" or (prefer is None and scheme in SCHEMES):
         from iopipe.storage.objects import ObjectStore
 
         return ObjectStore(url, **options)
@@ -101,7 +102,6 @@ def _local(
     return _LOCAL[backend](**options)
 
 
-_OBJECTS = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
 _LOCAL: dict[str, Callable[..., Store]] = {
     "posix": PosixStore,
     "direct": DirectStore,

@@ -1,84 +1,24 @@
-"""Real servers on this machine's loopback, ended by whoever started them.
+"""S3 servers on this machine's loopback, ended by whoever started them.
 
-nginx and Ceph's radosgw are Debian's (nginx-light; ceph-mon ceph-osd radosgw ceph-common).
+Ceph's radosgw is Debian's: ceph-mon, ceph-osd, radosgw, ceph-common.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fakes.object_server import SLOW_DOWN
+from iopipe.bench.nginx import free_port
 
 SCRIPT = Path(__file__).parent / "radosgw.sh"
-
-_NGINX = """
-worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; {user}
-events {{ worker_connections 512; }}
-http {{
-  sendfile on; keepalive_requests 1000000; default_type application/octet-stream;
-  client_body_temp_path {folder}/tmp; proxy_temp_path {folder}/tmp;
-  fastcgi_temp_path {folder}/tmp; uwsgi_temp_path {folder}/tmp; scgi_temp_path {folder}/tmp;
-  log_format status '$status'; access_log {folder}/access.log status;
-  limit_req_zone $binary_remote_addr zone=slow:1m rate={rate}r/s; limit_req_status 503;
-  server {{
-    listen 127.0.0.1:{port}; root {root}; error_page 503 /slow-down;
-    location = /slow-down {{ internal; default_type application/xml; return 503 '{slow_down}'; }}
-    location / {{ {limit} }}
-  }}
-}}
-"""
-
-
-@dataclass(frozen=True)
-class Nginx:
-    """A static server of the files in `root`."""
-
-    url: str
-    root: Path
-    folder: Path
-
-    def count(self, status: int) -> int:
-        """How often it answered so."""
-        return (self.folder / "access.log").read_text().split().count(str(status))
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, *, requests_per_second: int | None = None) -> Iterator[Nginx]:
-    """At most that many requests a second and five at once beyond, others are answered 503."""
-    root, port = folder / "root", free_port()
-    root.mkdir(parents=True)
-    folder.chmod(0o755)
-    config = _NGINX.format(
-        folder=folder,
-        root=root,
-        port=port,
-        user="user root;" if os.geteuid() == 0 else "",
-        rate=requests_per_second or 1,
-        limit="limit_req zone=slow burst=5 nodelay;" if requests_per_second else "",
-        slow_down=SLOW_DOWN.decode(),
-    )
-    (folder / "nginx.conf").write_text(config)
-    command = ["nginx", "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    process = subprocess.Popen(command)
-    try:
-        wait_until(lambda: answers(port), seconds=30)
-        yield Nginx(f"http://127.0.0.1:{port}/", root, folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 @dataclass(frozen=True)
@@ -144,23 +84,3 @@ def moto() -> Iterator[Bucket]:
         yield bucket(f"http://{host}:{port}").create()
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
-
-
-def wait_until(is_done: Callable[[], bool], *, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < end, f"not done after {seconds} s"
-        time.sleep(0.02)

@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +31,9 @@ ENTRY = BLOCK + 32
 CONTENT = np.random.default_rng(5).integers(0, 256, 20 * BLOCK + 17, dtype=np.uint8).tobytes()
 
 
-@pytest.fixture
-def server() -> Iterator[ObjectServer]:
-    server = ObjectServer()
+@pytest.fixture(autouse=True)
+def _filled(server: ObjectServer) -> None:
     server.objects["set/a.bin"] = CONTENT
-    yield server
-    server.close()
 
 
 def cached(below: Store | ObjectServer, folder: Path, *, num_blocks: int = 100) -> CachedStore:

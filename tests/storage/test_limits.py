@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,9 @@ from iopipe.storage.objects import ObjectStore
 from iopipe.storage.remote import RemoteStore
 
 
-@pytest.fixture
-def server() -> Iterator[ObjectServer]:
-    server = ObjectServer()
+@pytest.fixture(autouse=True)
+def _filled(server: ObjectServer) -> None:
     server.objects["a"] = bytes(range(250)) * 400
-    yield server
-    server.close()
 
 
 FORBIDDEN = """

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from servers.faulty_proxy import FaultyProxy
-from servers.running import Bucket, Nginx, moto, nginx, radosgw
+from servers.running import Bucket, moto, radosgw
 
+from iopipe.bench.nginx import Nginx, nginx
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Store
 from iopipe.storage.cache import CachedStore
@@ -40,7 +41,7 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Nginx]:
-    with nginx(tmp_path / "nginx") as server:
+    with nginx(tmp_path) as server:
         yield server
 
 
@@ -144,13 +145,13 @@ def test_ranges_of_nginx(web: Nginx) -> None:
 def test_a_throttled_nginx_refuses_few(tmp_path: Path) -> None:
     """200 of 200 at 50 requests a second.  The server counts what it refused; how few that must
     be is asked of `python -m iopipe.bench.objects`, on a machine that does nothing else."""
-    with nginx(tmp_path / "nginx", requests_per_second=50) as web:
+    with nginx(tmp_path, requests_per_second=50) as web:
         (web.root / "a.bin").write_bytes(CONTENT)
         ranges = [(number * 1000, 1000) for number in range(200)]
         with closing(ObjectStore(web.url)) as store:
             assert fetched(store, f"{web.url}a.bin", ranges) == expected(ranges)
             num_refused = store.num_refused
-        assert web.count(206) >= 200 and web.count(503) == num_refused < 100
+        assert web.count(206) >= 200 and 0 < web.count(503) == num_refused
 
 
 FAULTS = [
@@ -180,7 +181,7 @@ def test_latency_and_wrong_tags_between_us_and_radosgw(ceph_bucket: Bucket) -> N
         fetched(store, path, [(number, 1000) for number in range(100)])
         proxy.faults.append("late")
         assert fetched(store, path, [(5, 1000)]) == [CONTENT[5:1005]]
-        assert store.num_hedges_won >= 1
+        assert store.num_hedged >= 1
         proxy.released.set()
         proxy.faults.append("tag")
         with pytest.raises(StorageError, match="changed since it was opened"):

@@ -106,13 +106,6 @@ def cache_place(server: ObjectServer, folder: Path) -> Place:
     return replace(below, store=again(), again=again, is_cache=True)
 
 
-@pytest.fixture
-def server() -> Iterator[ObjectServer]:
-    server = ObjectServer()
-    yield server
-    server.close()
-
-
 @pytest.fixture(params=[*LOCAL, "memory", "remote", "objects", "cache"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "memory":
