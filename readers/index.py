@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.protocols import Int64Array, Store
+from iopipe.readers.plain_arrays import int64_array
 from iopipe.readers.shard_index import Fault, IndexBuilder, ShardIndex, split_name
 from iopipe.readers.sidecar import find_sidecars, seal, store_sidecar, unseal
 from iopipe.readers.tar import BLOCK_BYTES
@@ -64,13 +65,12 @@ def pack_index(index: ShardIndex, num_bytes: int, marks: bytes) -> bytes:
     `num_bytes` is the size of the shard, `marks` the first header block and the one before
     the last member's data: they tie the index to its shard.
     """
-    table = pa.table(
-        {
-            "key": index.keys,
-            **{f"offset:{n}": index.offsets[:, i] for i, n in enumerate(index.columns)},
-            **{f"length:{n}": index.lengths[:, i] for i, n in enumerate(index.columns)},
-        }
-    )
+    columns = {
+        "key": index.keys,
+        **{f"offset:{n}": int64_array(index.offsets[:, i]) for i, n in enumerate(index.columns)},
+        **{f"length:{n}": int64_array(index.lengths[:, i]) for i, n in enumerate(index.columns)},
+    }
+    table = pa.Table.from_arrays(list(columns.values()), names=list(columns))
     header = {
         "version": FORMAT_VERSION,
         "num_bytes": num_bytes,

@@ -141,7 +141,8 @@ def _in_folder(folder: str, store: Store) -> list[str]:
         return _listed(f"{folder}/{manifest.NAME}", store)
     found = store.glob(f"{_escaped(folder)}/*")
     suffixes = [suffix for known in all_formats() for suffix in known.suffixes]
-    shards = [shard for suffix in suffixes for shard in found if shard.endswith(suffix)]
+    likely = [path for path in found if path.endswith(tuple(suffixes))]
+    shards = [shard for suffix in suffixes for shard in likely if shard.endswith(suffix)]
     local = store.local_path(folder) or folder
     is_dataset = not shards and any(known.is_content(b"", local) for known in all_formats())
     return [local] if is_dataset else shards

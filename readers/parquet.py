@@ -14,11 +14,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
@@ -29,6 +28,9 @@ from iopipe.readers.formats import Format, OpenOptions, WriteOptions
 from iopipe.readers.parquet_footer import RowGroup, dictionary_bytes, read_row_groups
 from iopipe.readers.rows import Rows
 from iopipe.readers.store_file import StoreFile
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 KEY = "__key__"
 _MAGIC = b"PAR1"
@@ -270,6 +272,8 @@ def _read_footer(path: str, store: Store) -> _File:
 
 
 def _opened(path: str, store: Store, metadata: Any) -> pq.ParquetFile:
+    import pyarrow.parquet as pq  # 20 ms, which other formats need not wait for
+
     local = store.local_path(path)
     source: Any = local if local is not None else pa.PythonFile(StoreFile(store, path), mode="r")
     return pq.ParquetFile(
@@ -282,6 +286,8 @@ def parquet_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:
     default."""
     if options.compression not in (None, "snappy", "zstd", "lz4", "gzip"):
         raise PipelineError(f"compression is {options.compression!r}; use 'zstd' or 'lz4'")
+    import pyarrow.parquet as pq
+
     compression: Any = options.compression or "none"
     return BatchEncoder(
         sink, options, lambda file, schema: pq.ParquetWriter(file, schema, compression=compression)

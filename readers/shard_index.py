@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from iopipe.errors import DataError
 from iopipe.protocols import Int64Array
+from iopipe.readers.plain_arrays import string_array
 from iopipe.readers.tar import Member, TarDamage
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -102,11 +103,11 @@ class IndexBuilder:
             for column, member in members.items():
                 offsets[row, column] = member.offset
                 lengths[row, column] = member.num_bytes
-        keys = pa.array([_storable(key) for key, _ in kept], pa.string())
+        keys = string_array([storable(key) for key, _ in kept])
         return ShardIndex(tuple(self.columns), keys, offsets, lengths, tuple(self.faults))
 
     def _fault(self, reason: str, offset: int, key: str) -> None:
-        self.faults.append(Fault(reason, offset, _storable(key)))
+        self.faults.append(Fault(reason, offset, storable(key)))
 
 
 def is_outside(key: str) -> bool:
@@ -123,6 +124,6 @@ def split_name(name: str) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def _storable(key: str) -> str:
+def storable(key: str) -> str:
     """Arrow's strings are UTF-8: bytes of a name that are not become question marks."""
     return key.encode("utf-8", "replace").decode()

@@ -18,9 +18,10 @@ from iopipe.readers.checksums import fingerprint
 from iopipe.readers.encoder import Finished
 from iopipe.readers.formats import WriteOptions
 from iopipe.readers.index import pack_index
-from iopipe.readers.shard_index import IndexBuilder, is_outside, split_name
+from iopipe.readers.plain_arrays import string_array
+from iopipe.readers.shard_index import ShardIndex, is_outside, split_name, storable
 from iopipe.readers.sidecar import SUFFIX
-from iopipe.readers.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, header_blocks, padding
+from iopipe.readers.tar import BLOCK_BYTES, END_OF_ARCHIVE, header_blocks, padding
 
 
 class TarEncoder:
@@ -32,8 +33,10 @@ class TarEncoder:
                 "tar shards have neither compression nor a schema; leave them out or write arrow"
             )
         self._sink = sink
-        self._builder = IndexBuilder()
         self._columns: tuple[str, ...] = ()
+        self._keys: dict[str, None] = {}
+        self._places: list[int] = []
+        """Offset and length of each member, sample by sample, in the order of the columns."""
         self._checksums: list[int] = []
         self._marks = (b"", b"")
         self._padding = b""  # of the last member, written with what follows it
@@ -45,16 +48,20 @@ class TarEncoder:
             name: _as_bytes(name, value, key) for name, value in sample.items() if name != "__key__"
         }
         self._check(key, fields)
+        self._columns = self._columns or tuple(fields)
+        places: dict[str, tuple[int, int]] = {}
         for name, content in fields.items():
             header = header_blocks(f"{key}.{name}", len(content))
             offset = self.num_bytes + len(header)
-            self._builder.add(key, name, Member(f"{key}.{name}", offset, len(content)))
+            places[name] = (offset, len(content))
             self._sink.write(self._padding + header)
             self._sink.write(content)
             self._padding = padding(len(content))
             self.num_bytes = offset + len(content) + len(self._padding)
-            last = header[-BLOCK_BYTES:]
-            self._marks = (self._marks[0] or header[:BLOCK_BYTES], last)
+            self._marks = (self._marks[0] or header[:BLOCK_BYTES], header[-BLOCK_BYTES:])
+        self._keys[key] = None
+        for name in self._columns:
+            self._places += places[name]
         self._checksums.append(fingerprint(fields))
 
     def finish(self) -> Finished:
@@ -62,17 +69,21 @@ class TarEncoder:
         self.num_bytes += len(END_OF_ARCHIVE)
         first, last = self._marks
         marks = (first or END_OF_ARCHIVE[:BLOCK_BYTES]) + (last or END_OF_ARCHIVE[:BLOCK_BYTES])
-        index = pack_index(self._builder.build(), self.num_bytes, marks)
+        index = pack_index(self._index(), self.num_bytes, marks)
         return Finished(
             columns=self._columns, checksums=self._checksums, companions={SUFFIX: index}
         )
+
+    def _index(self) -> ShardIndex:
+        places = np.array(self._places, np.int64).reshape(len(self._keys), len(self._columns), 2)
+        keys = string_array([storable(key) for key in self._keys])
+        return ShardIndex(self._columns, keys, places[..., 0], places[..., 1])
 
     def _check(self, key: str, fields: Mapping[str, bytes]) -> None:
         """Refuse what would not be read back as it is; nothing is written yet."""
         if not fields:
             raise DataError("the sample has no fields", key=key)
-        self._columns = self._columns or tuple(fields)
-        if fields.keys() != set(self._columns):
+        if self._columns and fields.keys() != set(self._columns):
             raise DataError(
                 f"the sample has fields {sorted(fields)}, those before it "
                 f"{sorted(self._columns)}; write the same fields for all",
@@ -80,7 +91,7 @@ class TarEncoder:
             )
         if is_outside(key):
             raise DataError("its key leads out of the dataset; use a relative name", key=key)
-        if key in self._builder.seen:
+        if key in self._keys:
             raise DataError("another sample of this shard has the same key", key=key)
         for name, content in fields.items():
             if split_name(f"{key}.{name}") != (key, name):

@@ -26,13 +26,22 @@ from iopipe.readers.sink import HashedFile
 class ShardWriter:
     """Writes one shard, under a temporary name until it is complete."""
 
-    def __init__(self, path: str | os.PathLike[str], format: Format, options: WriteOptions) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: Format,
+        options: WriteOptions,
+        *,
+        is_behind: bool = False,
+    ) -> None:
+        """`is_behind` has a thread hash and write what was given, while more is made; what
+        fails there is raised by a later call."""
         if format.encoder is None:
             raise PipelineError(f"format {format.name!r} can only be read; write another one")
         self._path = Path(path)
         self._temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         with _writing(self._path):
-            self._file = HashedFile(self._temporary)
+            self._file = HashedFile(self._temporary, is_behind=is_behind)
         # What encoders use of a file is what this one has.
         self._encoder: Encoder = format.encoder(cast(BinaryIO, self._file), options)
         self._keys: list[int] = []

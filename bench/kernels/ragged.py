@@ -7,7 +7,7 @@ host on both sides, so neither the kernels nor the compiled twins wait for the d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,6 +15,7 @@ from iopipe.bench.kernels.cases import Case
 from iopipe.kernels.ragged import gather_rows, join_rows, pad, unpad
 from iopipe.kernels.ragged_copy import COPY_KERNEL
 from iopipe.kernels.ragged_pad import PAD_KERNEL
+from iopipe.kernels.ragged_runs import RUN_KERNEL
 from iopipe.kernels.ragged_twin import (
     gather_rows_twin,
     join_rows_twin,
@@ -53,6 +54,9 @@ def cases(device: str) -> Iterator[Case]:
     for make in (_pad, _unpad, _gather, _join):
         for column in columns:
             yield make(column)
+    for make in (_pad, _unpad, _gather):
+        for column in columns:
+            yield _in_runs(make(column), len(column.offsets) - 1)
 
 
 def case_of(kernel: Kernel, problem: Problem, device: str) -> Case | None:
@@ -61,10 +65,31 @@ def case_of(kernel: Kernel, problem: Problem, device: str) -> Case | None:
     if kernel.name == PAD_KERNEL.name:
         rows, words = shape["rows"], shape["words"]
         return _pad(_column("of a run", rows, max(1, words // 2), words, (), dtype, device))
+    if kernel.name == RUN_KERNEL.name:
+        rows, total = shape["rows"], shape["bytes"]
+        column = _column("of a run", rows, max(1, total // rows), total, (), torch.uint8, device)
+        return _in_runs(_gather(column), rows)
     rows, tokens = shape["rows"], shape["tokens"]
     offsets = torch.arange(rows + 1, device=device) * tokens // rows
     values = torch.randint(-99, 99, (tokens, shape["words"]), device=device, dtype=torch.int8)
     return _unpad(_Column(f"of a run, {rows} rows", values.to(dtype), offsets, -(-tokens // rows)))
+
+
+def _in_runs(case: Case, num_rows: int) -> Case:
+    """The same case in the form for long rows, whatever form it takes by itself; that one is
+    beside it."""
+    nbytes = sum(result.nbytes for result in case.run(None)[:1])
+    problem = Problem(dtypes=("uint8",), shape={"bytes": nbytes, "rows": num_rows})
+    forced = RUN_KERNEL.heuristic(problem)
+    by_words = case.kernel.heuristic(case.problem)
+    return replace(
+        case,
+        kernel=RUN_KERNEL,
+        name=f"{case.name}, in runs",
+        problem=problem,
+        run=lambda config: case.run(config or forced),
+        baselines={"by words": lambda: case.run(by_words)},
+    )
 
 
 def _column(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from iopipe.jobs.task import Job, Reader
+from iopipe.jobs.reading import Job, Reader
 from iopipe.protocols import Int64Array
 from iopipe.readers.checksums import fingerprint128
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from iopipe.errors import StorageError
 from iopipe.jobs.plan import Output, Task
-from iopipe.jobs.task import Job, Reader, Rejection
+from iopipe.jobs.reading import Job, Reader, Rejection
 from iopipe.jobs.transform import Sample
 from iopipe.protocols import Int64Array
 from iopipe.readers.arrow_columns import column_of

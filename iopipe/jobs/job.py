@@ -21,12 +21,14 @@ import pyarrow as pa
 from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError
 from iopipe.jobs import dedup, external
 from iopipe.jobs.destination import Destination
+from iopipe.jobs.inline import InlineEngine
 from iopipe.jobs.ledger import FOLDER, Ledger
 from iopipe.jobs.local import LocalEngine
 from iopipe.jobs.options import JOB_VERSION, ShardOptions
 from iopipe.jobs.plan import Plan, make_plan
+from iopipe.jobs.reading import Job, Reader
 from iopipe.jobs.selection import write_selections
-from iopipe.jobs.task import Job, Reader, TaskResult
+from iopipe.jobs.task import TaskResult
 from iopipe.jobs.work import Engine, Item
 from iopipe.plan import mean_sample_bytes
 from iopipe.protocols import Source
@@ -38,6 +40,9 @@ from iopipe.readers.open import Paths
 EngineName = Literal["local", "ray"]
 _RUN_BYTES = 256 << 20
 _SYNC_SECONDS = 5.0
+_BRIEF_SAMPLES, _BRIEF_BYTES = 100_000, 8 << 30
+"""A job of so much for each worker process, all times their number, is copied by one process
+before they, with 0.3 s of imports each, have gained anything."""
 _REJECTED = "rejected.arrow"
 _REJECTED_TYPES = {"offset": pa.int64()}
 
@@ -92,8 +97,14 @@ def shard(
     num_processes = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     if num_processes < 1:
         raise PipelineError(f"num_workers is {num_processes}; give 1 or more")
-    with target.opened(), closing(_engine(engine, num_processes, ray_address)) as running:
-        run = _Run(_as_paths(source), target, chosen, running)
+    with (
+        target.opened(),
+        closing(
+            _engine(engine, num_processes, ray_address, is_early=bool(chosen.transforms))
+        ) as running,
+    ):
+        num_local = num_processes if engine == "local" else 0
+        run = _Run(_as_paths(source), target, chosen, running, num_local=num_local)
         results = run.results(on_progress)
         run.commit(results)
     entries = [result.entry for result in results if result.entry is not None]
@@ -128,12 +139,16 @@ class _Run:
         target: Destination,
         options: ShardOptions,
         engine: Engine,
+        num_local: int,
     ) -> None:
+        """`num_local` is how many processes of this machine the engine has."""
         self._target = target
         self._options = options
         self._engine = engine
+        self._num_local = num_local
         self._job = _job(paths, target.folder, target.url, options)
-        self.source: Source = Reader(self._job).source
+        self._reader = Reader(self._job)
+        self.source: Source = self._reader.source
         self._sample_bytes = mean_sample_bytes(self.source)
         self._ledger = Ledger(target.folder)
         for name in ("job.json", "done.jsonl"):
@@ -155,7 +170,7 @@ class _Run:
         synced = time.monotonic()
         items: Iterator[Item] = (("shard", number, 0, 0) for number in todo)
         try:
-            for result in self._engine.run(self._job, items):
+            for result in self._engine_of_shards().run(self._job, items):
                 self._ledger.append(result)
                 done[result.number] = result
                 progress.add(result)
@@ -227,8 +242,17 @@ class _Run:
         if options.shuffle_method == "external":
             return True
         is_small = self._sample_bytes * len(self.source) <= _RUN_BYTES
-        is_local = Reader(self._job).store.local_path(self.source.shards[0]) is not None
+        is_local = self._reader.store.local_path(self.source.shards[0]) is not None
         return not (is_small or is_local)
+
+    def _engine_of_shards(self) -> Engine:
+        """This process itself where nothing but copying is to be done, and not much."""
+        work = len(self.source) * self._options.copies * self._num_local
+        is_brief = work <= _BRIEF_SAMPLES and work * self._sample_bytes <= _BRIEF_BYTES
+        is_copying = not (self._options.transforms or self._job.is_external)
+        if not (self._num_local and is_brief and is_copying):
+            return self._engine
+        return InlineEngine(self._reader, is_behind=self._num_local > 1)
 
     def _run_externally(self) -> None:
         size = self._samples_per_run()
@@ -320,9 +344,11 @@ def _check(options: ShardOptions) -> None:
         transform.build()
 
 
-def _engine(name: EngineName, num_workers: int, ray_address: str | None) -> Engine:
+def _engine(
+    name: EngineName, num_workers: int, ray_address: str | None, *, is_early: bool
+) -> Engine:
     if name == "local":
-        return LocalEngine(num_workers=num_workers)
+        return LocalEngine(num_workers=num_workers, is_early=is_early)
     if name == "ray":
         from iopipe.jobs.ray import RayEngine
 

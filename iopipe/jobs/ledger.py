@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from iopipe.errors import StateError
-from iopipe.jobs.task import Rejection, TaskResult
+from iopipe.jobs.reading import Rejection
+from iopipe.jobs.task import TaskResult
 from iopipe.readers.atomic import write_atomically
 from iopipe.readers.manifest import ShardEntry
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from iopipe.errors import WorkerError
-from iopipe.jobs.task import Job
+from iopipe.jobs.reading import Job
 from iopipe.jobs.work import Item
 
 _MAX_DEATHS = 3
@@ -71,9 +71,11 @@ class _Process:
 class LocalEngine:
     """Up to `num_workers` processes, until it is closed."""
 
-    def __init__(self, *, num_workers: int) -> None:
+    def __init__(self, *, num_workers: int, is_early: bool = True) -> None:
+        """`is_early` starts the first workers now: it is known that they will be needed."""
         self._num_workers = num_workers
-        self._processes = [_Process() for _ in range(min(num_workers, _EARLY_WORKERS))]
+        num_early = min(num_workers, _EARLY_WORKERS) if is_early else 0
+        self._processes = [_Process() for _ in range(num_early)]
 
     def run(self, job: Job, items: Iterable[Item]) -> Iterator[Any]:
         """The results as they come.  An error of an item ends the run; the death of a worker

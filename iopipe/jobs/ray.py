@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from iopipe.errors import MissingDependency, WorkerError
-from iopipe.jobs.task import Job
+from iopipe.jobs.reading import Job
 from iopipe.jobs.work import Handler, Item
 
 _MAX_RETRIES = 3

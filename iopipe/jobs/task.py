@@ -14,52 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from iopipe.errors import DataError
+from iopipe.jobs.external import gathered
 from iopipe.jobs.options import ShardOptions
-from iopipe.jobs.plan import Output, Plan, Task
+from iopipe.jobs.plan import Task
+from iopipe.jobs.reading import Job, Reader, Rejection
 from iopipe.jobs.transform import Sample, Transform
 from iopipe.jobs.upload import upload
-from iopipe.protocols import Int64Array, Source, Store
-from iopipe.readers import WriteOptions, open_source
-from iopipe.readers.checksums import rows_of
+from iopipe.readers import WriteOptions
 from iopipe.readers.formats import find_format
 from iopipe.readers.manifest import ShardEntry
 from iopipe.readers.writing import ShardWriter
-from iopipe.storage import open_store
 
-_CHUNK_SAMPLES = 64
 _KEY = "__key__"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a worker must know; plain values, so that it travels anywhere."""
-
-    paths: tuple[str, ...]
-    """Of the source."""
-    folder: str
-    """Local folder that the shards are written to, at first."""
-    url: str | None
-    """Where they go from there; None: they stay."""
-    options: ShardOptions
-    plan: Plan
-    selections: tuple[str | None, ...]
-    """Of each output: a file of int64 sample ids; None: all samples of the source."""
-    scratch: str
-    """Local folder for what the job needs between its passes."""
-    is_external: bool
-    """Whether output shards take their samples from the runs of the external shuffle."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejection:
-    """A sample that is not in the output, and why."""
-
-    position: int
-    """In the order of its output."""
-    key: str
-    shard: str
-    offset: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,84 +42,21 @@ class TaskResult:
     """Written."""
 
 
-class Reader:
-    """The source of a job, as its workers read it."""
-
-    def __init__(self, job: Job) -> None:
-        options = job.options
-        self.job = job
-        self.store: Store = open_store(job.paths[0])
-        self.source: Source = open_source(
-            job.paths,
-            store=self.store,
-            columns=options.columns,
-            on_error="raise" if options.on_error == "raise" else "skip",
-        )
-        self._selections: dict[str, Int64Array] = {}
-
-    def ids(self, output: Output, indices: Int64Array) -> Int64Array:
-        """The samples of the source that an output counts as these."""
-        path = self.job.selections[self.job.plan.outputs.index(output)]
-        if path is None:
-            return indices
-        if path not in self._selections:
-            self._selections[path] = np.memmap(path, np.int64, "r")
-        return np.asarray(self._selections[path][indices])
-
-    def read(
-        self, ids: Int64Array, positions: Int64Array
-    ) -> tuple[list[tuple[int, Sample]], list[Rejection]]:
-        """(position, sample) of those that can be read, and the others."""
-        left = list(zip(ids.tolist(), positions.tolist(), strict=True))
-        rejected: list[Rejection] = []
-        while left:
-            try:
-                found = self.source.samples([sample for sample, _ in left], self.store)
-            except DataError as error:
-                if error.row is None and len(left) > 1:
-                    return self._read_one_by_one(left, rejected)
-                sample, position = left.pop(error.row or 0)
-                rejected.append(self._rejection(sample, position, error))
-                continue
-            rows = zip(left, found.keys, rows_of(found), strict=True)
-            return [(p, {"__key__": key, **fields}) for (_, p), key, fields in rows], rejected
-        return [], rejected
-
-    def _read_one_by_one(
-        self, places: list[tuple[int, int]], rejected: list[Rejection]
-    ) -> tuple[list[tuple[int, Sample]], list[Rejection]]:
-        """For errors that do not say which sample they are about."""
-        parts = [self.read(np.array([sample]), np.array([place])) for sample, place in places]
-        samples = [row for rows, _ in parts for row in rows]
-        return samples, rejected + [lost for _, losses in parts for lost in losses]
-
-    def _rejection(self, sample: int, position: int, error: DataError) -> Rejection:
-        place = self.source.locate(sample)
-        if self.job.options.on_error == "raise":
-            raise DataError(
-                error.reason, shard=place.shard, offset=place.offset, key=place.key
-            ) from error
-        return Rejection(
-            position=position,
-            key=place.key,
-            shard=place.shard,
-            offset=place.offset,
-            reason=error.reason,
-        )
-
-
 class Worker:
     """Runs tasks of one job, one after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, reader: Reader | None = None, *, is_behind: bool = False) -> None:
+        """`reader` is one of this job that is open already, if there is one; `is_behind` has
+        a second thread write the shards."""
         self._job = job
-        self.reader = Reader(job)
+        self._is_behind = is_behind
+        self.reader = reader or Reader(job)
         self._transforms = [spec.build() for spec in job.options.transforms]
 
     def run(self, number: int) -> TaskResult:
         """Write the shard of task `number`; whatever was there before is replaced."""
         task = self._job.plan.task(number)
-        writing = _Writing(self._job, task, self._transforms, self._schema())
+        writing = _Writing(self._job, task, self._transforms, self._schema(), self._is_behind)
         try:
             for samples, rejected in self._chunks(task):
                 writing.add(samples, rejected)
@@ -172,12 +75,11 @@ class Worker:
 
     def _chunks(self, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], list[Rejection]]]:
         if self._job.is_external:
-            from iopipe.jobs.external import gathered
-
             yield from gathered(self._job, task)
             return
-        for first in range(task.first, task.last, _CHUNK_SAMPLES):
-            last = min(first + _CHUNK_SAMPLES, task.last)
+        size = self.reader.chunk_samples
+        for first in range(task.first, task.last, size):
+            last = min(first + size, task.last)
             indices = self._job.plan.indices(task.output, first, last)
             ids = self.reader.ids(task.output, indices)
             yield self.reader.read(ids, np.arange(first, last))
@@ -187,9 +89,15 @@ class _Writing:
     """The shard of a task while it is written."""
 
     def __init__(
-        self, job: Job, task: Task, transforms: Sequence[Transform], schema: pa.Schema | None
+        self,
+        job: Job,
+        task: Task,
+        transforms: Sequence[Transform],
+        schema: pa.Schema | None,
+        is_behind: bool,
     ) -> None:
         self._job = job
+        self._is_behind = is_behind
         self._task = task
         self._transforms = transforms
         self._schema = schema
@@ -206,7 +114,9 @@ class _Writing:
                 options = WriteOptions(
                     compression=self._job.options.compression, schema=self._schema
                 )
-                self._writer = ShardWriter(self._path, self._format, options)
+                self._writer = ShardWriter(
+                    self._path, self._format, options, is_behind=self._is_behind
+                )
             try:
                 self._writer.write(self._named(sample))
             except DataError as error:

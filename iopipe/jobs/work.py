@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 from iopipe.jobs import dedup, external
-from iopipe.jobs.task import Job, Worker
+from iopipe.jobs.reading import Job, Reader
+from iopipe.jobs.task import Worker
 
 Item: TypeAlias = tuple[str, int, int, int]
 """(kind, number, output, size): ('shard', task, 0, 0), ('run', run, output, samples per run)
@@ -33,8 +34,8 @@ class Engine(Protocol):
 class Handler:
     """Does items of one job, in the process that made it."""
 
-    def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
+    def __init__(self, job: Job, reader: Reader | None = None, *, is_behind: bool = False) -> None:
+        self._worker = Worker(job, reader, is_behind=is_behind)
         self._job = job
 
     def __call__(self, item: Item) -> Any:

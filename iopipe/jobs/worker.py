@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from iopipe.jobs.task import Job
+from iopipe.jobs.reading import Job
 from iopipe.jobs.work import Handler
 
 

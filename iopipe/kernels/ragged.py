@@ -20,6 +20,7 @@ from iopipe.kernels.border import check_budget, check_tensor, to_words
 from iopipe.kernels.ragged_copy import COPY_BLOCKS, gather, join_part, join_starts, unpad_rows
 from iopipe.kernels.ragged_offsets import gathered_offsets
 from iopipe.kernels.ragged_pad import PAD_BLOCKS, pad_rows
+from iopipe.kernels.ragged_runs import RUN_BLOCKS
 from iopipe.kernels.tuning import Config
 
 OFFSETS = (torch.int32, torch.int64)
@@ -46,7 +47,7 @@ def pad(
         raise PipelineError(f"length is {length}: give 0 or more")
     shape = (num_rows, length, *values.shape[1:])
     out = _room(out, shape, values)
-    pad_rows(values, offsets, out, fill, max_programs, to_words(config, PAD_BLOCKS))
+    pad_rows(values, offsets, out, fill, max_programs, _words(config, PAD_BLOCKS))
     return out
 
 
@@ -70,7 +71,7 @@ def unpad(
     check_tensor("offsets", offsets, like=padded, dtypes=OFFSETS, shape=(padded.shape[0] + 1,))
     out = _capacity(out, total, padded, padded.shape[2:])
     check_budget(max_programs)
-    unpad_rows(padded, offsets, out, max_programs, to_words(config, COPY_BLOCKS))
+    unpad_rows(padded, offsets, out, max_programs, _words(config, COPY_BLOCKS))
     return out
 
 
@@ -99,7 +100,7 @@ def gather_rows(
         raise PipelineError(f"total is {total}: give offsets of int64 for that many")
     ends = _room(out[1] if out else None, (rows.numel() + 1,), offsets)
     gathered_offsets(offsets, rows, ends, max_programs)
-    gather(values, offsets, rows, taken, ends, max_programs, to_words(config, COPY_BLOCKS))
+    gather(values, offsets, rows, taken, ends, max_programs, _words(config, COPY_BLOCKS))
     return taken, ends
 
 
@@ -134,10 +135,16 @@ def join_rows(
     stacked = torch.stack([part_offsets.to(torch.int64) for _, part_offsets in parts])
     starts = torch.empty_like(stacked[:, 1:], memory_format=torch.contiguous_format)
     join_starts(stacked, starts, ends, max_programs)
-    words = to_words(config, COPY_BLOCKS)
+    words = _words(config, COPY_BLOCKS)
     for (part, part_offsets), begins in zip(parts, starts.unbind(), strict=True):
         join_part(part, part_offsets, begins, joined, max_programs, words)
     return joined, ends
+
+
+def _words(config: Config | None, names: Sequence[str]) -> list[int]:
+    """Of a configuration for a kernel with the blocks `names`, or for the one of long rows."""
+    is_run = config is not None and set(config.blocks) == set(RUN_BLOCKS)
+    return to_words(config, RUN_BLOCKS if is_run else names)
 
 
 def _check_ragged(values: torch.Tensor, offsets: torch.Tensor) -> int:

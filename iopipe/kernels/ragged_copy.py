@@ -18,12 +18,13 @@ import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
 from iopipe.kernels.border import chosen, num_programs
+from iopipe.kernels.ragged_runs import copy_runs, is_run
+from iopipe.kernels.ragged_search import JOIN, UNPAD, ends_of_tile, far_begin
 from iopipe.kernels.ragged_words import as_words
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
 COPY_BLOCKS = ("tokens", "words")
 _STARTS_BLOCK = 1024
-_UNPAD, _GATHER, _JOIN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton_op("iopipe::unpad_rows", mutates_args=("out",))
@@ -40,6 +41,11 @@ def unpad_rows(
     (source, target), row_words = as_words((padded, out), out.shape[1:])
     length = padded.shape[1]
     rows = (offsets, offsets, offsets)
+    num_rows = offsets.numel() - 1
+    if is_run(words, out, num_rows, source.element_size()):
+        row_bytes = row_words * source.element_size()
+        copy_runs(0, padded, out, rows, row_bytes, num_rows, length, max_programs, words)
+        return
     _copy(0, source, target, rows, row_words, out.shape[0], length, max_programs, words)
 
 
@@ -59,6 +65,11 @@ def gather(
     (source, target), row_words = as_words((values, out), values.shape[1:])
     tables = (ends, offsets, rows)
     num_source_rows = offsets.numel() - 1
+    if is_run(words, out, rows.numel(), source.element_size()):
+        row_bytes = row_words * source.element_size()
+        sizes = (row_bytes, rows.numel(), num_source_rows)
+        copy_runs(1, values, out, tables, *sizes, max_programs, words)
+        return
     _copy(1, source, target, tables, row_words, out.shape[0], num_source_rows, max_programs, words)
 
 
@@ -166,24 +177,6 @@ def _starts_kernel(offsets, starts, ends, num_parts, num_ends, num_tiles, BLOCK:
             start += tl.load(base + row + 1, mask=is_row, other=0) - begin
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _ends_of_tile(offsets, first_token, num_rows, TOKENS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The rows of the tile's first and last token: the greatest that begin there or before,
-    or row 0."""
-    tokens = first_token + tl.arange(0, 2) * (TOKENS - 1)
-    low = tl.zeros((2,), tl.int32)
-    size = num_rows + tl.zeros((), tl.int32)
-    while size > 1:
-        step = (size + 127) // 128
-        pivots = low[:, None] + (tl.arange(0, 128) * step)[None, :]
-        inside = (pivots < num_rows) & (tl.arange(0, 128) * step < size)[None, :]
-        begins = tl.load(offsets + pivots, mask=inside, other=0).to(tl.int64)
-        passed = tl.sum((inside & (begins <= tokens[:, None])).to(tl.int32), axis=1)
-        low += tl.maximum(passed - 1, 0) * step
-        size = step
-    return tl.min(low), tl.max(low)
-
-
 @triton.jit
 def _rows_of(offsets, tokens, first, last):  # type: ignore[no-untyped-def]
     """The row of each token, between `first` and `last`, by bisection."""
@@ -197,22 +190,6 @@ def _rows_of(offsets, tokens, first, last):  # type: ignore[no-untyped-def]
         high = tl.where(right, high, middle)
         width = (width + 1) // 2
     return low
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _far_begin(offsets, rows, row, limit, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(where the row begins on the side that does not drive, whether it is there)"""
-    if KIND == _UNPAD:
-        begin = row.to(tl.int64) * limit
-        exists = row >= 0
-    elif KIND == _GATHER:
-        taken = tl.load(rows + row)
-        exists = (taken >= 0) & (taken < limit)
-        begin = tl.load(offsets + taken, mask=exists, other=0).to(tl.int64)
-    else:
-        begin = tl.load(rows + row)
-        exists = row >= 0
-    return begin, exists
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -235,22 +212,23 @@ def _copy_kernel(  # type: ignore[no-untyped-def]
 ):
     for tile in range(tl.program_id(0), num_tiles, tl.num_programs(0)):
         first_token = (tile // tiles_a_token).to(tl.int64) * TOKENS
-        first, last = _ends_of_tile(driver, first_token, num_rows, TOKENS)
         tokens = first_token + tl.arange(0, TOKENS)
+        ends = first_token + tl.arange(0, 2) * (TOKENS - 1)
+        first, last = ends_of_tile(driver, ends, num_rows)
         row = _rows_of(driver, tokens, first, last)
         within = tokens - tl.load(driver + row)
         covered = (within >= 0) & (tokens < tl.load(driver + row + 1)) & (tokens < num_tokens)
-        begin, exists = _far_begin(offsets, rows, row, limit, KIND)
+        begin, exists = far_begin(offsets, rows, row, limit, KIND)
         far = begin + within
         covered = covered & exists & (far >= 0) & (far < num_far_tokens)
-        if KIND == _UNPAD:
+        if KIND == UNPAD:
             covered = covered & (within < limit)
         words = (tile % tiles_a_token) * WORDS + tl.arange(0, WORDS)
         in_row = (words < row_words)[None, :]
         near_word = (tokens * row_words)[:, None] + words[None, :]
         far_word = (far * row_words)[:, None] + words[None, :]
         moved = covered[:, None] & in_row
-        if KIND == _JOIN:
+        if KIND == JOIN:
             value = tl.load(source + near_word, mask=moved, other=0)
             tl.store(target + far_word, value, mask=moved)
         else:
@@ -279,7 +257,7 @@ def _candidates(problem: Problem) -> Sequence[Config]:
 
 COPY_KERNEL = Kernel(
     name="ragged_copy",
-    functions=(_copy_kernel, _ends_of_tile, _rows_of, _far_begin),
+    functions=(_copy_kernel, ends_of_tile, _rows_of, far_begin),
     heuristic=_heuristic,
     candidates=_candidates,
 )

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
 from iopipe.kernels.border import chosen, num_programs
+from iopipe.kernels.ragged_runs import copy_runs, is_run
 from iopipe.kernels.ragged_words import as_words, fill_word, halves
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
@@ -33,13 +34,20 @@ def pad_rows(
         return
     (source, target), row_words = as_words((values, out), values.shape[1:])
     num_rows, length = out.shape[:2]
+    word_bytes = source.element_size()
+    if is_run(words, out, num_rows, word_bytes):
+        fills = halves(fill_word(fill, values.dtype, 8))
+        sizes = (row_words * word_bytes, num_rows, length)
+        tables = (offsets, offsets, offsets)
+        copy_runs(3, values, out, tables, *sizes, max_programs, words, fills)
+        return
     shape = {"rows": num_rows, "words": length * row_words}
     problem = Problem(dtypes=(str(source.dtype).removeprefix("torch."),), shape=shape)
     config = chosen(PAD_KERNEL, problem, words, PAD_BLOCKS)
     rows_a_tile, words_a_tile = (config.blocks[name] for name in PAD_BLOCKS)
     tiles_a_row = triton.cdiv(length * row_words, words_a_tile)
     num_tiles = triton.cdiv(num_rows, rows_a_tile) * tiles_a_row
-    low, high = halves(fill_word(fill, values.dtype, source.element_size()))
+    low, high = halves(fill_word(fill, values.dtype, word_bytes))
     programs = num_programs(num_tiles, max_programs, at_most=2**31 - 1)
     wrap_triton(_pad_kernel)[(programs,)](
         source,

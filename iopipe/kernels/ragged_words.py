@@ -41,15 +41,16 @@ def as_words(
     row_bytes = math.prod(width) * element_bytes
     begins = [tensor.storage_offset() * element_bytes for tensor in tensors]
     word_bytes = next(size for size in _WORDS if not any(n % size for n in (row_bytes, *begins)))
-    views = [_flat(tensor, _WORDS[word_bytes]) for tensor in tensors]
+    views = [flat(tensor, _WORDS[word_bytes]) for tensor in tensors]
     return views, row_bytes // word_bytes
 
 
-def _flat(tensor: torch.Tensor, word: torch.dtype) -> torch.Tensor:
-    flat = tensor.view(-1)
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).view(-1)
-    return flat.view(word)
+def flat(tensor: torch.Tensor, word: torch.dtype) -> torch.Tensor:
+    """A view of a contiguous tensor as words of this dtype."""
+    row = tensor.view(-1)
+    if row.is_complex():
+        row = torch.view_as_real(row).view(-1)
+    return row.view(word)
 
 
 def fill_word(fill: float, dtype: torch.dtype, word_bytes: int) -> int:

@@ -1,7 +1,7 @@
 """Runs first in every Python process of a profiled command, before the script.
 
-Stands between the command line and the hooks.  Invariant: imports the standard library alone;
-a process that never uses torch's DataLoader is left as it was.
+Stands between the command line and the hooks.  Invariant: imports the standard library and
+names alone; a process that never uses torch's DataLoader is left as it was.
 
 The command puts a folder with a `sitecustomize` on PYTHONPATH.  A runner that executes the
 script within this process would be simpler, and would not see what is started by others:
@@ -20,10 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FOLDER = "IOPIPE_PROFILE_FOLDER"
-"""The environment variable that says where measurements go, and that there are any to make."""
-STEPS = "IOPIPE_PROFILE_STEPS"
-"""How many steps to measure; empty: all."""
+from iopipe.profile.variables import FOLDER, STEPS
+
 _HOOKED = "torch.utils.data.dataloader"
 
 SITE = """\

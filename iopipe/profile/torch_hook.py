@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from iopipe.profile.fetches import TIMED, timed_creator, unwrapped
-from iopipe.profile.startup import FOLDER, STEPS
+from iopipe.profile.variables import FOLDER, STEPS
 
 _process: int | None = None
 _session: Any = None

@@ -69,11 +69,15 @@ def large(tmp_path: Path) -> Path:
 
 
 OPTIONS = {"shard_samples": "4", "shuffle_seed": "7", "workers": "2"}
+MAPPED = {**OPTIONS, "map": "copy:copy"}
+"""A map that changes nothing: what this process would do itself is done by workers."""
 
 
-@pytest.mark.parametrize("method", ["direct", "external"])
+@pytest.mark.parametrize(
+    "method, options", [("direct", OPTIONS), ("direct", MAPPED), ("external", OPTIONS)]
+)
 def test_killed_at_random_instants_and_started_again(
-    large: Path, tmp_path: Path, tree: Tree, method: str
+    large: Path, tmp_path: Path, tree: Tree, method: str, options: dict[str, str]
 ) -> None:
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     shard(large, undisturbed, ShardOptions(shard_samples=4, shuffle_seed=7), num_workers=2)
@@ -84,7 +88,7 @@ def test_killed_at_random_instants_and_started_again(
     num_shards = sorted(generator.sample(range(1, 60), 3))
     num_kills, num_jobs = 0, 1
     while True:
-        process = _start(large, out, **OPTIONS, shuffle_method=method)
+        process = _start(large, out, **options, shuffle_method=method)
         if num_kills < 2:
             time.sleep(waits[num_kills])
         elif num_kills < 5:
@@ -98,7 +102,7 @@ def test_killed_at_random_instants_and_started_again(
                 assert path.read_bytes() == (undisturbed / path.name).read_bytes()
             if not (out / "manifest.json").exists():
                 continue
-            assert _start(large, out, **OPTIONS, shuffle_method=method).wait() == 0
+            assert _start(large, out, **options, shuffle_method=method).wait() == 0
         assert process.returncode in (0, -signal.SIGKILL)
         assert tree(out) == tree(undisturbed)
         if num_kills == 5:
@@ -107,7 +111,7 @@ def test_killed_at_random_instants_and_started_again(
 
 
 def test_only_the_parent_is_killed_and_no_worker_outlives_it(large: Path, tmp_path: Path) -> None:
-    process = _start(large, tmp_path / "out", **OPTIONS)
+    process = _start(large, tmp_path / "out", **MAPPED)
     _wait_for(lambda: len(list((tmp_path / "out").glob("*.tar"))) > 3)
     assert len(_processes(process.pid)) == 3
     process.kill()
@@ -115,11 +119,12 @@ def test_only_the_parent_is_killed_and_no_worker_outlives_it(large: Path, tmp_pa
     _wait_for(lambda: not _processes(process.pid))
 
 
+@pytest.mark.parametrize("options", [OPTIONS, MAPPED], ids=["inline", "processes"])
 def test_ctrl_c_ends_the_job_and_the_next_start_goes_on(
-    large: Path, tmp_path: Path, tree: Tree
+    large: Path, tmp_path: Path, options: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    process = _start(large, out, errors=subprocess.PIPE, **OPTIONS)
+    process = _start(large, out, errors=subprocess.PIPE, **options)
     _wait_for(lambda: len(list(out.glob("*.tar"))) > 3)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -128,7 +133,7 @@ def test_ctrl_c_ends_the_job_and_the_next_start_goes_on(
     assert not list(out.glob("*.tmp")) and not (out / "manifest.json").exists()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     num_noted = len((out / ".iopipe-job" / "done.jsonl").read_text().splitlines())
-    assert _start(large, out, **OPTIONS).wait() == 0
+    assert _start(large, out, **options).wait() == 0
     kept = [path for path, mtime in done.items() if path.stat().st_mtime_ns == mtime]
     assert len(kept) >= num_noted > 0
 
@@ -205,8 +210,9 @@ def test_a_shard_that_kills_its_workers_is_named(
         shard(texts, tmp_path / "out", options, num_workers=2)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2], ids=["alone", "behind"])
 def test_a_full_disk_is_named_and_what_is_done_stays(
-    large: Path, tmp_path: Path, tree: Tree
+    large: Path, tmp_path: Path, tree: Tree, num_workers: int
 ) -> None:
     """Files cannot grow beyond 200 kB, as if the disk was full; the first shards are smaller."""
     out = tmp_path / "out"
@@ -216,7 +222,7 @@ def test_a_full_disk_is_named_and_what_is_done_stays(
     resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, limit[1]))
     try:
         with pytest.raises(StorageError, match=r"cannot write .*shard-0000.*too large"):
-            shard(large, out, small, num_workers=1)
+            shard(large, out, small, num_workers=num_workers)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
@@ -244,8 +250,8 @@ def test_a_stop_in_the_instant_a_file_is_made_leaves_none(
     code = (
         "from iopipe.readers.sink import HashedFile\n"
         "made = HashedFile.__init__\n"
-        "def stopped(self, path):\n"
-        "    made(self, path)\n"
+        "def stopped(self, path, **options):\n"
+        "    made(self, path, **options)\n"
         "    raise OSError(28, 'No space left on device')\n"
         "HashedFile.__init__ = stopped\n"
         "def work(sample):\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,11 +68,34 @@ def test_the_same_bytes_for_any_number_of_workers_and_either_shuffle(
         options = ShardOptions(shard_samples=11, shuffle_seed=4, shuffle_method=method)
         shard(files, tmp_path / str(number), options, num_workers=num_workers)
         outputs.append(tree(tmp_path / str(number)))
-    assert outputs[0] == outputs[1] == outputs[2]
+    same = TransformSpec(name="map", options={"function": "copy:copy"})  # needs worker processes
+    mapped = ShardOptions(shard_samples=11, shuffle_seed=4, transforms=(same,))
+    shard(files, tmp_path / "mapped", mapped, num_workers=2)
+    outputs.append(tree(tmp_path / "mapped"))
+    assert all(output == outputs[0] for output in outputs)
     keys = _keys(tmp_path / "0")
     in_order = sorted(keys)
     assert keys == [in_order[i] for i in permute(np.arange(60), 60, (4, 0))]
     assert not list((tmp_path / "2" / ".iopipe-job").glob("run-*"))
+
+
+def test_a_small_copy_is_made_by_this_process_and_a_large_one_by_workers(
+    files: Path, tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments, **options))
+        return started[-1]  # type: ignore[no-any-return]
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    shard(files, tmp_path / "small", ShardOptions(shard_samples=7), num_workers=2)
+    assert not started
+    monkeypatch.setattr("iopipe.jobs.job._BRIEF_SAMPLES", 100)  # 60 samples, for 2 workers each
+    shard(files, tmp_path / "large", ShardOptions(shard_samples=7), num_workers=2)
+    assert len(started) == 2
+    assert tree(tmp_path / "large") == tree(tmp_path / "small")
 
 
 def test_a_run_that_a_worker_does_not_see_is_an_error(
