@@ -53,6 +53,13 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "import iopipe\niopipe.open_store('s3://bucket', prefer='objects')",
             "iopipe[objects]",
         ),
+        (
+            "from iopipe.loaders.decode.dali_graph import Graph\n"
+            "import torch\n"
+            "Graph(device=torch.device('cpu'), batch_size=1, num_threads=1)",
+            "iopipe[dali]",
+        ),
+        ("from iopipe.loaders.decode.nvimgcodec import library; library()", "iopipe[nvimgcodec]"),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
         ("from iopipe.kernels.tuning import resolve", "iopipe[kernels]"),
         (

@@ -4,9 +4,9 @@ Stands under the decode stage ('cpu' device: regions, resized by our own code) a
 `device_engine` ('mixed' device: whole images, by the JPEG engine and nvJPEG).  Invariant: DALI
 is given views of the bytes that were read, which stay where they are until it is done.
 
-DALI only decodes.  Its resize is another filter at the region's borders (up to 12 units from
-exact arithmetic on photographs, where ours is within 1), so cutting and resizing is ours on
-both devices; on the CPU its regions equal those of a full decode, bit by bit.
+DALI only decodes.  Its resize filters otherwise at the region's borders, further than one unit
+from exact arithmetic, so resizing is ours on both devices; on the CPU its regions equal those of
+a full decode, bit by bit.
 
 An image that DALI cannot decode fails its whole batch, without saying which one it was: that
 batch is decoded by the CPU, which names the damaged image.  Where the CPU finds nothing wrong
