@@ -54,9 +54,9 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "iopipe[objects]",
         ),
         (
-            "from iopipe.loaders.decode.dali_graph import Graph\n"
-            "import torch\n"
-            "Graph(device=torch.device('cpu'), batch_size=1, num_threads=1)",
+            "from iopipe.loaders.decode import open_engine\n"
+            "from iopipe.stages import ImageOptions\n"
+            "open_engine(ImageOptions(size=(8, 8), engine='dali'), 'cpu')",
             "iopipe[dali]",
         ),
         ("from iopipe.loaders.decode.nvimgcodec import library; library()", "iopipe[nvimgcodec]"),

@@ -160,6 +160,7 @@ class Graphs:
     """The graph that fits a batch, built again where it is too small or has failed."""
 
     def __init__(self, device: torch.device, num_threads: int) -> None:
+        _library()  # whether it is there is said now
         self._device = device
         self._num_threads = num_threads
         self._lock = threading.Lock()

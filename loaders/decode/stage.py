@@ -19,8 +19,8 @@ from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
 
 IMAGE_EXTENSIONS = frozenset(
-    ("bmp", "gif", "image", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
-)
+    ("bmp", "gif", "image", "j2k", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "ppm")
+) | {"tif", "tiff", "webp"}
 
 Images: TypeAlias = Callable[[str, Column, Samples], Column]
 """(name, column of encoded images, its samples) -> the column of their pixels."""

@@ -79,6 +79,8 @@ def _reference(pixels: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarra
         ("BMP", "bmp", "RGB", {}),
         ("TIFF", "tiff", "RGB", {}),
         ("GIF", "gif", "P", {}),
+        ("JPEG2000", "jp2", "RGB", {}),
+        ("JPEG2000", "j2k", "L", {"no_jp2": True}),
         ("PNG", "jpg", "RGB", {}),
     ],
 )
