@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from measure import measure
-from ready import arguments, normalised, seen
+from ready import MEAN, STD, arguments, normalised, seen
 
-from iopipe import read  # loads torch now, as the peers' imports do
+from iopipe import ImageOptions, read  # loads torch now, as the peers' imports do
 
 
 def batches() -> Iterator[Any]:
+    size = (chosen.size, chosen.size)
+    images = ImageOptions(size=size, crop="random", flip=True, engine=chosen.engine)
+    normalises = chosen.engine != "cpu" and chosen.device != "cpu"
+    if normalises:
+        images = replace(images, dtype="bfloat16", mean=MEAN, std=STD)
     pipeline = (
         read(chosen.dataset / "shards", columns=["jpg"])
         .shuffle(seed=0)
-        .decode(size=chosen.size, crop="random", flip=True, engine=chosen.engine)
+        .decode(images)
         .batch(chosen.batch)
         .workers(chosen.workers)
         .to(chosen.device)
     )
     with pipeline.run(num_epochs=None) as run:
-        yield from seen((normalised(batch["jpg"], chosen.device) for batch in run), chosen.device)
+        ready = (
+            batch["jpg"] if normalises else normalised(batch["jpg"], chosen.device) for batch in run
+        )
+        yield from seen(ready, chosen.device)
 
 
 if __name__ == "__main__":

@@ -93,12 +93,11 @@ class DeviceEngine:
         self._cpu.close()
 
     def _images(self, _: str, column: Column, samples: Samples) -> Column:
-        assert self._options.size is not None
         wanted = what_is_wanted(column, samples, self._options)
         _check_sides(wanted)
         work = self._work()
         with work.current():
-            rows = finish(work, *self._packed(wanted, work), wanted, self._options.size)
+            rows = finish(work, *self._packed(wanted, work), wanted, self._options)
         work.wait()
         return DeviceRows(rows)  # type: ignore[return-value]
 

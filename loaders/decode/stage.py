@@ -66,6 +66,12 @@ def check_options(options: ImageOptions) -> None:
         raise PipelineError(
             f"engine {options.engine!r} decodes at full resolution; leave fidelity='scaled' out"
         )
+    if options.dtype not in ("uint8", "bfloat16", "float16", "float32"):
+        raise PipelineError(f"dtype is {options.dtype!r}; use 'uint8', 'bfloat16', 'float16', ...")
+    if is_cpu and (options.dtype != "uint8" or options.mean or options.std):
+        raise PipelineError(
+            "engine 'cpu' makes uint8; normalise on the device, as iopipe.kernels.image does"
+        )
     for name, (low, high) in (("scale", options.scale), ("ratio", options.ratio)):
         if not 0 < low <= high:
             raise PipelineError(f"{name} is ({low}, {high}); give 0 < low <= high")

@@ -19,7 +19,7 @@ from iopipe.loaders.decode import make_decoder, open_engine
 from iopipe.loaders.decode.device_engine import DeviceEngine
 from iopipe.loaders.decode.hybrid import Hybrid
 from iopipe.loaders.decode.nvimgcodec import NvImageCodec
-from iopipe.loaders.decode.on_device import DeviceRows
+from iopipe.loaders.decode.on_device import DeviceRows, target_of
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.device_columns import DeviceColumns
 from iopipe.stages import ImageOptions
@@ -35,7 +35,8 @@ def _twin_for_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def transformed(images: Any, parameters: Any, options: Any) -> torch.Tensor:
         exact = transform_images_twin(images, parameters, options)
-        return (exact * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        values = (exact * 255).round() if options.dtype == torch.uint8 else exact
+        return values.to(options.dtype).contiguous(memory_format=torch.channels_last)
 
     monkeypatch.setattr("iopipe.kernels.image.transform_images", transformed)
 
@@ -154,6 +155,23 @@ def test_what_a_sample_becomes_does_not_depend_on_its_batch(
     parts = [_rows(engine, contents[at : at + 5], first=100 + at) for at in range(0, 20, 5)]
     engine.close()
     assert np.abs(whole.astype(int) - np.concatenate(parts)).max() <= 1
+
+
+def test_pixels_are_normalised_where_the_options_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.install(monkeypatch)
+    contents = [encoded(picture(90 + number, 120, number)) for number in range(4)]
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    engine = _engine("hybrid", dtype="float32", mean=mean, std=std)
+    found = _rows(engine, contents)
+    engine.close()
+    expected = (_by_cpu(contents) / 255 - np.array(mean)) / np.array(std)
+    assert found.dtype == np.float32 and np.abs(found - expected).max() <= 1.1 / 255 / min(std)
+    with pytest.raises(PipelineError, match="std is"):
+        target_of(replace(OPTIONS, dtype="float32", std=(1, 1, 0)))
+    with pytest.raises(PipelineError, match="engine 'cpu' makes uint8"):
+        make_decoder(replace(OPTIONS, engine="cpu", dtype="float16"))
+    with pytest.raises(PipelineError, match="on the host are uint8"):
+        open_engine(replace(OPTIONS, engine="dali", mean=mean), "cpu")
 
 
 class _Toolkit:
