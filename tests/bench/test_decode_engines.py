@@ -23,6 +23,9 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.skipif(
+    not decode_engines._PEERS.is_dir(), reason="the peers' scripts are part of a checkout alone"
+)
 def test_a_rehearsal_measures_what_works_and_names_what_does_not(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
