@@ -28,6 +28,7 @@ Takes: TypeAlias = Literal["samples", "batch"]
 
 Crop: TypeAlias = Literal["random", "center", "none"]
 Fidelity: TypeAlias = Literal["exact", "scaled"]
+PixelType: TypeAlias = Literal["uint8", "bfloat16", "float16", "float32"]
 EngineName: TypeAlias = Literal["cpu", "dali", "nvimgcodec", "hybrid"]
 
 
@@ -107,6 +108,13 @@ class ImageOptions:
     the batches go to.  'nvimgcodec': nvImageCodec, on the GPU.  'hybrid': the CPU cores, the
     GPU's JPEG engine and its CUDA decoder share every batch.  Crops and flips are the same on
     all; pixels agree within what `iopipe.loaders.decode` says of each."""
+    dtype: PixelType = "uint8"
+    """Of the pixels; others than uint8 are made by the engines on a GPU, in the launch that
+    resizes: value / 255, less `mean`, over `std`.  The shape stays [n, height, width, 3]."""
+    mean: tuple[float, ...] = ()
+    """Of red, green and blue in 0..1; (): 0."""
+    std: tuple[float, ...] = ()
+    """(): 1."""
     max_pixels: int = 178_956_970
     """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
 

@@ -53,6 +53,13 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
             "import iopipe\niopipe.open_store('s3://bucket')",
             "iopipe[objects]",
         ),
+        (
+            "from iopipe.loaders.decode import open_engine\n"
+            "from iopipe.stages import ImageOptions\n"
+            "open_engine(ImageOptions(size=(8, 8), engine='dali'), 'cpu')",
+            "iopipe[dali]",
+        ),
+        ("from iopipe.loaders.decode.nvimgcodec import library; library()", "iopipe[nvimgcodec]"),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
         ("from iopipe.kernels.tuning import resolve", "iopipe[kernels]"),
         (

@@ -4,9 +4,9 @@ Stands under the decode stage ('cpu' device: regions, resized by our own code) a
 `device_engine` ('mixed' device: whole images, by the JPEG engine and nvJPEG).  Invariant: DALI
 is given views of the bytes that were read, which stay where they are until it is done.
 
-DALI only decodes.  Its resize is another filter at the region's borders (up to 12 units from
-exact arithmetic on photographs, where ours is within 1), so cutting and resizing is ours on
-both devices; on the CPU its regions equal those of a full decode, bit by bit.
+DALI only decodes.  Its resize filters otherwise at the region's borders, further than one unit
+from exact arithmetic, so resizing is ours on both devices; on the CPU its regions equal those of
+a full decode, bit by bit.
 
 An image that DALI cannot decode fails its whole batch, without saying which one it was: that
 batch is decoded by the CPU, which names the damaged image.  Where the CPU finds nothing wrong
@@ -27,7 +27,7 @@ from iopipe.loaders.decode.cpu import fill_rows
 from iopipe.loaders.decode.dali_graph import Failed, Graphs
 from iopipe.loaders.decode.detours import Detours, why_not_by_jpeg_decoder
 from iopipe.loaders.decode.images import EncodedImage
-from iopipe.loaders.decode.on_device import Layout, Work
+from iopipe.loaders.decode.on_device import CHANNELS, Layout, Work
 from iopipe.loaders.decode.resize import crop_and_resize
 from iopipe.loaders.decode.stage import decoded
 from iopipe.loaders.decode.wanted import Wanted, what_is_wanted
@@ -87,7 +87,12 @@ class DaliOnHost:
         self._has_worked = True
         for place, row in enumerate(rows):
             region = np.asarray(regions.at(place))
-            box = (0, 0, *region.shape[:2])
+            height, width = wanted.boxes[row, 2:].tolist()
+            if region.shape != (height, width, CHANNELS):
+                self._detours.add("DALI made an image of another shape than its header says")
+                fill_rows(wanted, [row], result)
+                continue
+            box = (0, 0, height, width)
             crop_and_resize(region, box, result[row], mirrored=bool(wanted.mirrored[row]))
 
 
@@ -110,8 +115,12 @@ class DaliOnDevice:
             return lambda _: {}
         stream = ctypes.c_void_p(work.stream.cuda_stream)
 
+        shapes = [(*layout.sizes[row].tolist(), CHANNELS) for row in layout.whole]
+
         def take(images: Any) -> None:
             """Densely, in the order of the batch, which is that of the layout."""
+            if [tuple(shape) for shape in images.shape()] != shapes:
+                raise Failed("it made images of other shapes than their headers say")
             target = ctypes.c_void_p(packed.data_ptr())
             images.copy_to_external(target, stream, non_blocking=True, use_copy_kernel=True)
 

@@ -50,6 +50,8 @@ class Graph:
         self._num_pushed = 0
         self._num_taken = 0
         self._failure: str | None = None
+        self._read: dict[int, Sequence[npt.NDArray[np.uint8]]] = {}
+        """What DALI may still read; of batches that failed, as long as the pipeline is there."""
 
     def run(
         self,
@@ -60,16 +62,19 @@ class Graph:
     ) -> Any:
         """`take(images)` for the images of a batch, on `stream`; `Failed` where there are none."""
         with self._pushing:
-            self._guarded(self._push, contents, boxes)
             ticket = self._num_pushed
+            self._read[ticket] = contents
+            self._guarded(self._push, contents, boxes)
             self._num_pushed += 1
         with self._turn:
             self._turn.wait_for(lambda: self._num_taken == ticket)
         try:
             (images,) = self._guarded(self._pipeline.share_outputs, stream)
-            result = take(images)
-            self._pipeline.release_outputs()
-            return result
+            del self._read[ticket]
+            try:
+                return take(images)
+            finally:
+                self._pipeline.release_outputs()
         finally:
             with self._turn:
                 self._num_taken += 1
@@ -82,6 +87,7 @@ class Graph:
 
     def close(self) -> None:
         self._pipeline = None
+        self._read.clear()
 
     def _guarded(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         if self._failure is not None:
@@ -160,6 +166,7 @@ class Graphs:
     """The graph that fits a batch, built again where it is too small or has failed."""
 
     def __init__(self, device: torch.device, num_threads: int) -> None:
+        _library()  # whether it is there is said now
         self._device = device
         self._num_threads = num_threads
         self._lock = threading.Lock()

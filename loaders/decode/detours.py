@@ -45,16 +45,20 @@ class Detours:
 
 
 def why_not_by_jpeg_decoder(image: EncodedImage) -> str | None:
-    """Why an image is none for a decoder of JPEGs in grey or three colours, that would not see
-    that one was cut off; None where it is one.
-
-    Entropy-coded data never holds the mark of the end, so a file without it near its end is
-    truncated or has something behind it: the CPU finds out which.
-    """
+    """Why an image is none for a decoder of JPEGs in grey or three colours; None where it is."""
     if image.decoder is not None:
-        return f"it decodes no {image.decoder.format}"
+        return f"{image.decoder.format} is none of its formats here"
     if not image.is_plain:
-        return "it decodes no JPEG in CMYK or YCCK"
-    if _END_OF_IMAGE not in bytes(image.content[-_TAIL_BYTES:]):
-        return "a JPEG without its end may be damaged, which it would not see"
-    return None
+        return "JPEG in CMYK or YCCK is none of its formats here"
+    return why_not_whole(image)
+
+
+def why_not_whole(image: EncodedImage) -> str | None:
+    """Whether a JPEG or JPEG 2000 may have been cut off, which not every decoder sees.
+
+    Coded data never holds the mark of the end, so a file without it near its end is truncated
+    or has something behind it: the CPU finds out which.
+    """
+    if _END_OF_IMAGE in bytes(image.content[-_TAIL_BYTES:]):
+        return None
+    return "a file without the mark of its end may be damaged, which it would not see"

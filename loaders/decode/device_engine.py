@@ -56,6 +56,9 @@ _OTHER_THREADS = 2
 
 _MAX_SIDE = 65_535
 """Of the image kernel, and of JPEG."""
+_ROUNDING_BYTES = 16 << 20
+"""Batches of nearly one size take the same memory again, and the kernel's compiler, which makes
+another kernel for sizes that are no multiple of 16, sees none."""
 _MANY = 32
 """Images that can be decoded; a decoder that refuses so many and has decoded none is broken."""
 
@@ -90,20 +93,18 @@ class DeviceEngine:
         self._cpu.close()
 
     def _images(self, _: str, column: Column, samples: Samples) -> Column:
-        assert self._options.size is not None
         wanted = what_is_wanted(column, samples, self._options)
         _check_sides(wanted)
         work = self._work()
         with work.current():
-            rows = finish(work, *self._packed(wanted, work), wanted, self._options.size)
+            rows = finish(work, *self._packed(wanted, work), wanted, self._options)
         work.wait()
         return DeviceRows(rows)  # type: ignore[return-value]
 
     def _packed(self, wanted: Wanted, work: Work) -> tuple[torch.Tensor, Layout]:
         """All images in one buffer: decoded where they are, or sent there."""
         layout = self._layout(wanted)
-        # One multiple of 16 is as good as another to the kernel's compiler.
-        packed = work.empty(-(-layout.num_bytes // 16) * 16)
+        packed = work.empty(-(-layout.num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES)
         answer = self._decoder.decode(wanted, layout, packed, work)
         seconds = 0.0
         try:

@@ -33,6 +33,8 @@ def _on_host(options: ImageOptions, num_threads: int) -> Held:
             f"engine {options.engine!r} decodes on a GPU: call batch(n).to('cuda'), or use "
             "engine='cpu' or 'dali'"
         )
+    if options.dtype != "uint8" or options.mean or options.std:
+        raise PipelineError("pixels on the host are uint8; leave dtype, mean and std out")
     from iopipe.loaders.decode.dali import DaliOnHost
 
     return DaliOnHost(options, num_threads=num_threads)
@@ -40,7 +42,9 @@ def _on_host(options: ImageOptions, num_threads: int) -> Held:
 
 def _on_device(options: ImageOptions, device: torch.device, num_threads: int) -> Held:
     from iopipe.loaders.decode.device_engine import Decoder, DeviceEngine
+    from iopipe.loaders.decode.on_device import target_of
 
+    target_of(options)  # whether there is such a kernel is said now
     decoder: Decoder
     if options.engine == "dali":
         from iopipe.loaders.decode.dali import DaliOnDevice

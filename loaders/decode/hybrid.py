@@ -49,6 +49,7 @@ class Hybrid:
         self._pool = ThreadPoolExecutor(2 * len(self._works), thread_name_prefix="iopipe-gpu-lane")
         self._balancer = Balancer(_FIRST_SHARES)
         self._lock = threading.Lock()
+        self._num_passed_on = 0
 
     def why_not(self, image: EncodedImage) -> str | None:
         return why_not(image)
@@ -73,6 +74,8 @@ class Hybrid:
             seconds = (cpu_seconds, engine_seconds, cuda_seconds)
             self._measured(wanted, layout, {*by_engine, *by_cuda}, seconds)
             # What the JPEG engine does not take (progressive ones), the CUDA decoder may.
+            with self._lock:
+                self._num_passed_on += len(by_engine)
             again, _ = self._cuda.decode(wanted, layout, [*by_engine], packed, self._works[1])
             return {**by_cuda, **again}
 
@@ -80,10 +83,16 @@ class Hybrid:
 
     def notes(self) -> tuple[str, ...]:
         with self._lock:
-            shares = self._balancer.shares
+            shares, num_passed_on = self._balancer.shares, self._num_passed_on
         named = zip(_NAMES, shares, strict=True)
         shown = ", ".join(f"{name} {100 * share:.0f} %" for name, share in named)
-        return (f"engine 'hybrid': {shown} of the bytes",)
+        notes = [f"engine 'hybrid': {shown} of the bytes"]
+        if num_passed_on:
+            notes.append(
+                f"engine 'hybrid' passed {num_passed_on} images on to the CUDA decoder: the JPEG "
+                "engine did not take them"
+            )
+        return tuple(notes)
 
     def close(self) -> None:
         self._pool.shutdown()

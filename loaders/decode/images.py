@@ -29,7 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _JPEG_START = b"\xff\xd8\xff"
 # Pillow knows more, and would start Ghostscript for bytes that say they are PostScript.
-_PILLOW_FORMATS = ("PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
+_PILLOW_FORMATS = ("PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
 # Of these Pillow's mode I is 16-bit grey, stretched to the whole range; of others 32-bit.
 _GREY_16_FORMATS = ("PNG", "PPM")
 _PLAIN_COLOURS = ("Gray", "RGB", "YCbCr")

@@ -66,7 +66,7 @@ def _num_pairs(content: memoryview, pair: int) -> int:
     """How often two bytes stand side by side; large images take milliseconds, so not by a
     method of bytes, which would keep the interpreter lock."""
     views = (content[first : first + (len(content) - first) // 2 * 2] for first in (0, 1))
-    return sum(np.count_nonzero(np.frombuffer(view, "<u2") == pair) for view in views)
+    return sum(int(np.count_nonzero(np.frombuffer(view, "<u2") == pair)) for view in views)
 
 
 def tile_pixels(image: Any) -> int:

@@ -342,7 +342,8 @@ static int run_job(Job *job, Scratch *scratch, int out_height, int out_width, ch
     return status;
 }
 
-/* Work on `num_jobs` images, which are not resized where `out_height` is 0; stops at the first that fails and gives its number, else -1. */
+/* Work on `num_jobs` images, which are not resized where `out_height` is 0; stops at the first
+ * that fails and gives its number, else -1. */
 int iopipe_decode(Job *jobs, int num_jobs, void *scratch, int out_height, int out_width,
                   char *message) {
     for (int number = 0; number < num_jobs; number++) {

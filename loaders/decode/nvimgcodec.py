@@ -4,8 +4,8 @@ Stands under `device_engine`.  Invariant: a lane decodes one batch at a time; wh
 is checked against the header's size before it is used.
 
 JPEGs go to the GPU's JPEG engine and to nvJPEG's CUDA decoder, in shares that nvImageCodec
-finds itself; plain TIFFs to nvTIFF.  It decodes WebP, PNG and BMP on the CPU, as we do, so they
-stay with us.
+finds itself; 8-bit RGB in JPEG 2000 to nvJPEG2000, in TIFF to nvTIFF.  It decodes WebP, PNG and
+BMP on the CPU, as we do, so they stay with us.
 
 Source: https://docs.nvidia.com/cuda/nvimagecodec, version 0.9.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from iopipe.errors import MissingDependency, PipelineError
-from iopipe.loaders.decode.detours import why_not_by_jpeg_decoder
+from iopipe.loaders.decode.detours import why_not_by_jpeg_decoder, why_not_whole
 from iopipe.loaders.decode.images import EncodedImage
 from iopipe.loaders.decode.on_device import CHANNELS, Layout, Work, contents_of
 from iopipe.loaders.decode.wanted import Wanted
@@ -100,9 +100,11 @@ class Lane:
 
 def why_not(image: EncodedImage) -> str | None:
     """Why nvImageCodec would not decode this image on the GPU; None where it would."""
-    if image.decoder is not None and image.decoder.format == "TIFF" and image.decoder.mode == "RGB":
-        return None
-    return why_not_by_jpeg_decoder(image)
+    if image.decoder is None or image.decoder.mode != "RGB":
+        return why_not_by_jpeg_decoder(image)
+    if image.decoder.format == "JPEG2000":
+        return why_not_whole(image)
+    return None if image.decoder.format == "TIFF" else why_not_by_jpeg_decoder(image)
 
 
 def all_backends() -> list[Any]:

@@ -18,6 +18,7 @@ import torch
 
 from iopipe.loaders.decode.images import Pixels
 from iopipe.loaders.decode.wanted import Wanted
+from iopipe.stages import ImageOptions
 
 CHANNELS = 3
 
@@ -106,27 +107,45 @@ class Layout:
 
 
 def finish(
-    work: Work, packed: torch.Tensor, layout: Layout, wanted: Wanted, size: tuple[int, int]
+    work: Work, packed: torch.Tensor, layout: Layout, wanted: Wanted, options: ImageOptions
 ) -> torch.Tensor:
-    """uint8 [n, height, width, 3]: every row cropped, resized and mirrored, on `work`'s stream."""
+    """[n, height, width, 3]: every row cropped, resized, mirrored and, where `options` say so,
+    normalised, on `work`'s stream."""
+    from iopipe.kernels import image_batch
     from iopipe.kernels.image import transform_images
-    from iopipe.kernels.image_batch import ImageOptions, ImageParameters, PackedImages
 
     made = transform_images(
-        PackedImages(
+        image_batch.PackedImages(
             data=packed,
             offsets=work.upload(layout.offsets),
             heights=work.upload(layout.sizes[:, 0].astype(np.int32)),
             widths=work.upload(layout.sizes[:, 1].astype(np.int32)),
             channels=CHANNELS,
         ),
-        ImageParameters(
+        image_batch.ImageParameters(
             crops=work.upload(layout.crops.astype(np.int32)),
             flips=work.upload(wanted.mirrored),
         ),
-        ImageOptions(height=size[0], width=size[1], dtype=torch.uint8, channels_last=True),
+        target_of(options),
     )
     return made.permute(0, 2, 3, 1)
+
+
+def target_of(options: ImageOptions) -> Any:
+    """The kernel's options; `PipelineError` where it has no such target."""
+    from iopipe.kernels import image_batch
+
+    assert options.size is not None
+    target = image_batch.ImageOptions(
+        height=options.size[0],
+        width=options.size[1],
+        dtype=getattr(torch, options.dtype),
+        channels_last=True,
+        mean=options.mean,
+        std=options.std,
+    )
+    target.check(CHANNELS)
+    return target
 
 
 def contents_of(wanted: Wanted, rows: Sequence[int]) -> list[npt.NDArray[np.uint8]]:

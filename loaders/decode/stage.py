@@ -19,8 +19,8 @@ from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
 
 IMAGE_EXTENSIONS = frozenset(
-    ("bmp", "gif", "image", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp")
-)
+    ("bmp", "gif", "image", "j2k", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "ppm")
+) | {"tif", "tiff", "webp"}
 
 Images: TypeAlias = Callable[[str, Column, Samples], Column]
 """(name, column of encoded images, its samples) -> the column of their pixels."""
@@ -65,6 +65,12 @@ def check_options(options: ImageOptions) -> None:
     if options.fidelity == "scaled" and not is_cpu:
         raise PipelineError(
             f"engine {options.engine!r} decodes at full resolution; leave fidelity='scaled' out"
+        )
+    if options.dtype not in ("uint8", "bfloat16", "float16", "float32"):
+        raise PipelineError(f"dtype is {options.dtype!r}; use 'uint8', 'bfloat16', 'float16', ...")
+    if is_cpu and (options.dtype != "uint8" or options.mean or options.std):
+        raise PipelineError(
+            "engine 'cpu' makes uint8; normalise on the device, as iopipe.kernels.image does"
         )
     for name, (low, high) in (("scale", options.scale), ("ratio", options.ratio)):
         if not 0 < low <= high:

@@ -11,6 +11,7 @@ differs is the JPEG decoder under it:
 
     cpu exact, dali on the CPU       libjpeg-turbo, accurate transforms: the reference
     cpu scaled                       smaller transforms: close for photographs, not bounded
+                                     (bench/results/decode_parity_cpu.json)
     dali, nvimgcodec, hybrid on GPU  nvJPEG with interpolated chroma: a few units off, most pixels
                                      none; tests/loaders/test_engines_gpu.py holds the bound
 

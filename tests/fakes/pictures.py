@@ -60,6 +60,7 @@ def sound_pictures() -> dict[str, bytes]:
         "alpha png": encoded(picture(60, 70, 11).convert("RGBA"), "PNG"),
         "gif": encoded(picture(80, 60, 12).quantize(64), "GIF"),
         "tiff": encoded(picture(70, 90, 13), "TIFF"),
+        "jpeg 2000": encoded(picture(77, 93, 16), "JPEG2000"),
         "webp": encoded(picture(88, 99, 14), "WEBP", lossless=True),
         "bmp": encoded(picture(40, 50, 15), "BMP"),
     }
@@ -83,6 +84,7 @@ def damaged_pictures() -> dict[str, bytes]:
         "corrupt header": b"\xff\xd8\xff" + bytes(range(256)) * 8 + b"\xff\xd9",
         "no image": b"nothing of the kind" * 20,
         "empty": b"",
+        "truncated jpeg 2000": encoded(picture(100, 140), "JPEG2000")[:9000],
         "truncated png": encoded(picture(100, 140), "PNG")[:9000],
     }
 

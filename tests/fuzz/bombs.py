@@ -34,6 +34,17 @@ def jpeg(width: int, height: int, *, progressive: bool = False) -> bytes:
     return bytes(content)
 
 
+def jpeg2000(width: int, height: int, *, lies: bool = False) -> bytes:
+    """With `lies` the container says 64 x 48 and only the codestream in it is so large."""
+    content = bytearray(encoded("JPEG2000"))
+    place = content.index(b"\xff\x51") + 6
+    for field in (place, place + 16):  # the image, and its one tile
+        struct.pack_into(">II", content, field, width, height)
+    if not lies:
+        struct.pack_into(">II", content, content.index(b"ihdr") + 4, height, width)
+    return bytes(content)
+
+
 def png(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1 << 16))), (b"IEND", b"")]

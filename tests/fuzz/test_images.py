@@ -31,10 +31,12 @@ _KINDS: dict[str, dict[str, Any]] = {
     "PPM": {},
     "TIFF": {},
     "deflated TIFF": {"compression": "tiff_adobe_deflate"},
+    "JPEG2000": {},
 }
 _SIZES = [(16_000, 11_000), (65_000, 65_000), (16_777_215, 200), (1 << 11, 1 << 11)]
 _BOMBS = {
     "jpg": [bombs.jpeg],
+    "jp2": [bombs.jpeg2000],
     "png": [bombs.png],
     "gif": [bombs.gif],
     "webp": [bombs.webp, bombs.animated_webp],
@@ -86,6 +88,13 @@ def test_bombs_are_refused_before_anything_is_allocated(
     """The jail would complain of an allocation, or die of it."""
     refused = _decode(jail, bomb(*size), "jpg")["refused"]
     assert re.search(r"DataError.*(max_pixels|too large)", refused)
+
+
+@pytest.mark.parametrize("size", _SIZES, ids=str)
+def test_a_codestream_larger_than_its_container_says_is_refused(
+    jail: Jail, size: tuple[int, int]
+) -> None:
+    assert "DataError" in _decode(jail, bombs.jpeg2000(*size, lies=True), "jpg", 16)["refused"]
 
 
 @pytest.mark.parametrize("suffix", _BOMBS)

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from fakes.pictures import encoded as _encoded
+from fakes.pictures import picture as _picture
+from fakes.pictures import resized as _reference
 from PIL import Image
 
 from iopipe.draws import uniform
@@ -22,21 +25,6 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.decode import crops, make_decoder
 from iopipe.protocols import Column, Ragged, Samples
 from iopipe.stages import ImageOptions
-
-
-def _picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Smooth shapes and some noise: compresses like a photograph."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3))
-    image = Image.fromarray(coarse.astype(np.uint8)).resize((width, height), Image.BICUBIC)
-    noise = generator.integers(-9, 10, (height, width, 3))
-    return Image.fromarray((np.asarray(image).astype(int) + noise).clip(0, 255).astype(np.uint8))
-
-
-def _encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    raw = io.BytesIO()
-    image.save(raw, kind, **options)
-    return raw.getvalue()
 
 
 def _samples(contents: list[Any], name: str = "jpg", first: int = 0, **fields: Any) -> Samples:
@@ -50,13 +38,6 @@ def _samples(contents: list[Any], name: str = "jpg", first: int = 0, **fields: A
 
 def _decoded(content: bytes, name: str = "jpg", **options: Any) -> Any:
     return make_decoder(ImageOptions(**options))(_samples([content], name)).columns[name][0]
-
-
-def _reference(pixels: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Antialiased bilinear in float64."""
-    planes = torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)[None]
-    result = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
-    return result[0].permute(1, 2, 0).numpy()
 
 
 # ---- formats -------------------------------------------------------------------------
@@ -79,6 +60,8 @@ def _reference(pixels: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarra
         ("BMP", "bmp", "RGB", {}),
         ("TIFF", "tiff", "RGB", {}),
         ("GIF", "gif", "P", {}),
+        ("JPEG2000", "jp2", "RGB", {}),
+        ("JPEG2000", "j2k", "L", {"no_jp2": True}),
         ("PNG", "jpg", "RGB", {}),
     ],
 )

@@ -19,7 +19,7 @@ from iopipe.loaders.decode import make_decoder, open_engine
 from iopipe.loaders.decode.device_engine import DeviceEngine
 from iopipe.loaders.decode.hybrid import Hybrid
 from iopipe.loaders.decode.nvimgcodec import NvImageCodec
-from iopipe.loaders.decode.on_device import DeviceRows
+from iopipe.loaders.decode.on_device import DeviceRows, target_of
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.device_columns import DeviceColumns
 from iopipe.protocols import Source
@@ -36,7 +36,8 @@ def _twin_for_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def transformed(images: Any, parameters: Any, options: Any) -> torch.Tensor:
         exact = transform_images_twin(images, parameters, options)
-        return (exact * 255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        values = (exact * 255).round() if options.dtype == torch.uint8 else exact
+        return values.to(options.dtype).contiguous(memory_format=torch.channels_last)
 
     monkeypatch.setattr("iopipe.kernels.image.transform_images", transformed)
 
@@ -72,9 +73,9 @@ def test_every_kind_of_image_comes_out_as_by_the_cpu(
     assert all(sum(decoder.decoded) for decoder in decoders.made)
     assert all(decoder.options == ":fancy_upsampling=1" for decoder in decoders.made)
     notes = "\n".join(engine.notes())
-    assert "it decodes no GIF" in notes and "it decodes no WEBP" in notes
-    assert "it decodes no JPEG in CMYK" in notes
-    assert "it decodes no TIFF" not in notes
+    assert "GIF is none of its formats" in notes and "WEBP is none of its formats" in notes
+    assert "JPEG in CMYK or YCCK is none" in notes
+    assert "TIFF" not in notes and "JPEG2000" not in notes
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -141,8 +142,8 @@ def test_hybrid_gives_each_lane_its_share_and_progressive_images_to_the_cuda_dec
     assert fake.BackendKind.HW_GPU_ONLY not in of_cuda.kinds
     assert 22 <= sum(of_engine.decoded) <= 30  # 65 % at the start
     assert len(of_cuda.decoded) == 2  # its share, and what the engine could not do
-    assert any("of the bytes" in note for note in engine.notes())
-    assert not any("left" in note for note in engine.notes())
+    shares, passed_on = engine.notes()
+    assert "of the bytes" in shares and "to the CUDA decoder" in passed_on
 
 
 def test_what_a_sample_becomes_does_not_depend_on_its_batch(
@@ -155,6 +156,23 @@ def test_what_a_sample_becomes_does_not_depend_on_its_batch(
     parts = [_rows(engine, contents[at : at + 5], first=100 + at) for at in range(0, 20, 5)]
     engine.close()
     assert np.abs(whole.astype(int) - np.concatenate(parts)).max() <= 1
+
+
+def test_pixels_are_normalised_where_the_options_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.install(monkeypatch)
+    contents = [encoded(picture(90 + number, 120, number)) for number in range(4)]
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    engine = _engine("hybrid", dtype="float32", mean=mean, std=std)
+    found = _rows(engine, contents)
+    engine.close()
+    expected = (_by_cpu(contents) / 255 - np.array(mean)) / np.array(std)
+    assert found.dtype == np.float32 and np.abs(found - expected).max() <= 1.1 / 255 / min(std)
+    with pytest.raises(PipelineError, match="std is"):
+        target_of(replace(OPTIONS, dtype="float32", std=(1, 1, 0)))
+    with pytest.raises(PipelineError, match="engine 'cpu' makes uint8"):
+        make_decoder(replace(OPTIONS, engine="cpu", dtype="float16"))
+    with pytest.raises(PipelineError, match="on the host are uint8"):
+        open_engine(replace(OPTIONS, engine="dali", mean=mean), "cpu")
 
 
 class _Toolkit:

@@ -297,3 +297,36 @@ def test_processes_build_it_side_by_side(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(100) for process in processes] == [0, 0, 0]
     assert len(list(tmp_path.rglob("*.so"))) == 1
+
+
+# ---- regions that are not resized ----------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+def test_cut_regions_are_those_of_a_full_decode_bit_by_bit(options: dict[str, Any]) -> None:
+    generator = np.random.default_rng(3)
+    contents, boxes, expected = [], [], []
+    for number in range(40):
+        image = photograph(*generator.integers(1, 200, 2).tolist(), number)
+        content = encoded(image if number % 5 else image.convert("L"), **options)
+        whole = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        height, width = (int(generator.integers(1, side + 1)) for side in whole.shape[:2])
+        top = int(generator.integers(0, whole.shape[0] - height + 1))
+        left = int(generator.integers(0, whole.shape[1] - width + 1))
+        contents.append(memoryview(content))
+        boxes.append((top, left, height, width))
+        expected.append(whole[top : top + height, left : left + width])
+    targets = [np.empty(region.shape, np.uint8) for region in expected]
+    native.cut_regions(contents, np.array(boxes), targets)
+    for target, region in zip(targets, expected, strict=True):
+        assert np.array_equal(target, region)
+
+
+def test_a_damaged_image_among_regions_is_named() -> None:
+    good = encoded(photograph(60, 70))
+    contents = [memoryview(good), memoryview(good[:900]), memoryview(good)]
+    boxes = np.array([(0, 0, 60, 70)] * 3)
+    targets = [np.empty((60, 70, 3), np.uint8) for _ in contents]
+    with pytest.raises(DataError) as caught:
+        native.cut_regions(contents, boxes, targets)
+    assert caught.value.row == 1
