@@ -21,6 +21,7 @@ import iopipe
 from iopipe.bench.loose_images import LooseImages
 from iopipe.bench.networks import NUM_CLASSES
 from iopipe.errors import MissingDependency
+from iopipe.order import Tail
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Settings: TypeAlias = Mapping[str, Any]
@@ -81,7 +82,7 @@ def from_iopipe(job: Job) -> Iterator[Iterator[Batch]]:
         yield ((finish(batch["jpg"]), batch["cls"]) for batch in run)
 
 
-def image_pipeline(job: Job) -> iopipe.Pipeline:
+def image_pipeline(job: Job, *, tail: Tail = "drop", drop_last: bool = True) -> iopipe.Pipeline:
     """JPEG shards to uint8 pixels on the device; the rest is done there."""
     settings = job.settings
     workers = int(settings.get("workers", 0))
@@ -89,7 +90,7 @@ def image_pipeline(job: Job) -> iopipe.Pipeline:
     decoded = (
         iopipe.read(job.shards, columns=["jpg", "cls"])
         .shuffle(seed=0)
-        .split(job.rank, job.world)
+        .split(job.rank, job.world, tail=tail)
         .workers(workers)
         .decode(
             size=job.size,
@@ -100,7 +101,7 @@ def image_pipeline(job: Job) -> iopipe.Pipeline:
             **options,
         )
     )
-    return decoded.batch(job.batch_size, drop_last=True).to(job.device)
+    return decoded.batch(job.batch_size, drop_last=drop_last).to(job.device)
 
 
 @contextlib.contextmanager
