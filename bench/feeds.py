@@ -76,7 +76,8 @@ def _on(job: Job, generator: torch.Generator) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def from_iopipe(job: Job) -> Iterator[Iterator[Batch]]:
-    """Settings: `workers` (processes, 0: threads), `threads`, `fidelity`, `engine`."""
+    """Settings: `workers` (processes, 0: threads), `threads`, `fidelity`; `engine`, of which all
+    but 'cpu' have threads of their own and no workers."""
     with image_pipeline(job).run(num_epochs=None) as run:
         finish = Finish(job.device, job.size)
         yield ((finish(batch["jpg"]), batch["cls"]) for batch in run)
@@ -85,8 +86,9 @@ def from_iopipe(job: Job) -> Iterator[Iterator[Batch]]:
 def image_pipeline(job: Job, *, tail: Tail = "drop", drop_last: bool = True) -> iopipe.Pipeline:
     """JPEG shards to uint8 pixels on the device; the rest is done there."""
     settings = job.settings
-    workers = int(settings.get("workers", 0))
-    options: dict[str, Any] = {"engine": settings["engine"]} if "engine" in settings else {}
+    engine = settings.get("engine", "cpu")
+    workers = int(settings.get("workers", 0)) if engine == "cpu" else 0
+    how: dict[str, Any] = {"concurrency": settings.get("threads", max(1, workers))}
     decoded = (
         iopipe.read(job.shards, columns=["jpg", "cls"])
         .shuffle(seed=0)
@@ -97,8 +99,7 @@ def image_pipeline(job: Job, *, tail: Tail = "drop", drop_last: bool = True) -> 
             crop="random",
             flip=True,
             fidelity=settings.get("fidelity", "exact"),
-            concurrency=settings.get("threads", max(1, workers)),
-            **options,
+            **(how if engine == "cpu" else {"engine": engine}),
         )
     )
     return decoded.batch(job.batch_size, drop_last=drop_last).to(job.device)
@@ -236,8 +237,10 @@ class Finish:
         """Sizes and places of the images of a batch: made once for as many of them."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cpu":
-            return self._by_torch(pixels)
+        return (self._by_torch if self._device.type == "cpu" else self.by_kernel)(pixels)
+
+    def by_kernel(self, pixels: torch.Tensor) -> torch.Tensor:
+        """bfloat16, in one pass."""
         from iopipe.kernels.image import transform_images
         from iopipe.kernels.image_batch import PackedImages
 

@@ -92,7 +92,7 @@ def _made(network: str) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise MissingDependency("ResNets come from torchvision: pip install torchvision") from error
+        raise MissingDependency("ResNets need torchvision: pip install 'iopipe[peers]'") from error
     made: nn.Module = getattr(models, network)(num_classes=NUM_CLASSES)
     return made
 

@@ -236,7 +236,8 @@ def _num_steps(rank: Rank, job: Job, training: Training, orders: Orders) -> int:
     length = Length(warmup=orders.warmup, steps=2 * _LATE_EVERY)
     window = run_window(FEEDS["synthetic"], job, training, length)
     wanted = math.ceil(orders.seconds * window.images_per_second / job.batch_size)
-    return max(2 * _LATE_EVERY, *rank.of_all(wanted))
+    of_all: list[int] = rank.of_all(wanted)
+    return max(2 * _LATE_EVERY, *of_all)
 
 
 PARTS: dict[str, Callable[[Rank, Orders], None]] = {

@@ -24,7 +24,7 @@ from iopipe.bench.launch import Ended, launch
 from iopipe.bench.loader import prepare
 from iopipe.bench.networks import NETWORKS
 from iopipe.bench.rank_work import Orders
-from iopipe.bench.training import spread
+from iopipe.bench.training import files_in, spread
 
 WORLD = 2
 PARTS = ("speed", "straggler", "numa", "epoch", "killed")
@@ -45,7 +45,8 @@ class Results:
         write_results(
             given.json,
             command=f"python -m iopipe.bench.two_ranks --images DIR --backend {given.backend} "
-            f"--model {given.model} --batch {given.batch} --workers {given.workers} --seconds "
+            f"--model {given.model} --batch {given.batch} --workers {given.workers} --engine "
+            f"{given.engine} --seconds "
             f"{given.seconds:g} --rounds {given.rounds} --json FILE",
             cache=self._cache,
             rows=list(self.rows.values()),
@@ -57,10 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options = _options(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        written = prepare(
-            options.images, folder, num_samples=options.samples, num_shards=options.shards
-        )
-        cache = {"state": "warm: the files were just written", **residency(written)}
+        prepare(options.images, folder, num_samples=options.samples, num_shards=options.shards)
+        cache = {"state": "warm: the files were just written", **residency(files_in(folder))}
         results = Results(options, cache)
         _do(options.parts.split(","), options, folder, results)
     rows = list(results.rows.values())
@@ -158,7 +157,7 @@ def _run(
             model=options.model,
             batch_size=options.batch,
             size=options.size,
-            settings={"workers": options.workers} if options.workers is not None else {},
+            settings={"workers": options.workers, "engine": options.engine},
             seconds=options.seconds,
             rounds=options.rounds,
             warmup=options.warmup,
@@ -193,8 +192,9 @@ def audited(ledgers: Path) -> dict[str, Any]:
 
 def summed_up(row: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a part that the bars are about."""
-    sums = {"speed": _speed, "straggler": _straggler}.get(row["part"])
-    return sums(row["runs"]) if sums is not None and "runs" in row else {}
+    if "runs" not in row or row["part"] == "numa":
+        return {}
+    return (_speed if row["part"] == "speed" else _straggler)(row["runs"])
 
 
 def _speed(runs: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, Any]:
@@ -248,6 +248,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256, help="of each rank")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--workers", type=int, default=12, help="of each rank")
+    parser.add_argument("--engine", default="cpu", help="what decodes; only 'cpu' has workers")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window")

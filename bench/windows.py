@@ -68,8 +68,10 @@ def run_window(
     start = time.perf_counter()
     with feed(job) as endless:
         batches = endless if around is None else around(endless)
-        training.step(*next(batches))
+        first = next(batches)
         first_batch_seconds = time.perf_counter() - start
+        training.step(*first)
+        del first
         for _ in range(length.warmup):
             training.step(*next(batches))
         training.synchronize()

@@ -137,6 +137,12 @@ def test_what_is_tried() -> None:
     assert sweep("synthetic", 4, {}) == [{}]
     assert [one["workers"] for one in sweep("torch", 16, {})] == [8, 14, 16]
     assert [one["workers"] for one in sweep("iopipe", 1, {})] == [1]
+    engines = sweep("iopipe", 4, {"engine": ["cpu", "hybrid"]})
+    assert engines == [
+        {"workers": 3, "engine": "cpu"},
+        {"engine": "hybrid"},
+        {"workers": 4, "engine": "cpu"},
+    ]
     given = sweep("dali", 4, {"load": ["0.7", "1"], "threads": ["3"]})
     assert given == [{"threads": "3", "load": "0.7"}, {"threads": "3", "load": "1"}]
 
