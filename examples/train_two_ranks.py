@@ -37,7 +37,6 @@ def train(folder: Path, rank: int, world: int) -> None:
     """One rank, from the saved state on; two of them stop after five steps."""
     meeting = f"file://{folder}/meeting-of-{world}"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    torch.manual_seed(0)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pipeline = iopipe.read(folder / "data").shuffle(seed=1).split(tail="pad").map(as_point).batch(8)

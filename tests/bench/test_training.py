@@ -20,6 +20,7 @@ import iopipe
 from iopipe.bench.feeds import FEEDS, MEAN, STD, Job, labels_of
 from iopipe.bench.loader import prepare
 from iopipe.bench.training import main, overheads, sweep
+from iopipe.bench.training_tables import training_table
 from iopipe.bench.windows import Window, first_cores, on_cpus
 
 NUM_COLOURS = 12
@@ -121,6 +122,10 @@ def test_feeds_are_compared(
     ]
     assert ours["input_overhead"]["min"] == pytest.approx(min(ratios))
     assert "input_overhead" not in synthetic
+    table = training_table(content)
+    median = ours["images_per_second"]["median"]
+    assert f"| iopipe (workers {ours['settings']['workers']}) | 1 | {median:,.0f} (" in table
+    assert f"{100 * ours['input_overhead']['median']:.2f} (" in table
     assert "iopipe     input overhead" in capsys.readouterr().out
 
 

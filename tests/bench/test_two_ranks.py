@@ -17,6 +17,7 @@ from PIL import Image
 import iopipe
 from iopipe.bench import two_ranks
 from iopipe.bench.ranks import other_node, pages_of_slots
+from iopipe.bench.training_tables import two_ranks_table
 from iopipe.topology import Node
 
 NUM_SAMPLES = 60
@@ -78,6 +79,9 @@ def test_two_ranks_are_measured(images: Path, tmp_path: Path) -> None:
     assert late["injected_seconds"] >= 0.05 * (with_delay["steps"] // 4)
     assert with_delay["stall_seconds"][1] >= late["injected_seconds"]
     assert rows["numa"].get("runs") or rows["numa"]["said"]
+    table = two_ranks_table(json.loads((tmp_path / "out.json").read_text()))
+    assert f"| times one | {both / alone:.2f} (" in table
+    assert f"| charged to rank 1, to rank 0 | {late['charged_seconds'][1]:.3f} s, " in table
 
 
 def test_a_part_that_fails_says_so_and_the_others_go_on(
@@ -117,6 +121,19 @@ def test_the_figures_of_a_straggler() -> None:
     assert row["relative_error"] == pytest.approx(0.005)
     assert row["lost_seconds"] == pytest.approx(2.1)
     assert row["share_seen_by_rank_0"] == pytest.approx(0.01)
+
+
+def test_the_table_of_nodes_and_of_failures() -> None:
+    def run(where: str, rate: float) -> dict[str, Any]:
+        return {"where": where, "what": "feed alone", "ranks": [{"images_per_second": rate}] * 2}
+
+    runs = [run("own", 30.0), run("other", 20.0)]
+    runs += [{**one, "what": "training"} for one in runs]
+    rows = [{"part": "numa", "runs": runs}, {"part": "epoch", "error": "no luck"}]
+    machine = {"date": "today", "cores": "2", "cpu": "CPU", "torch": "2"}
+    table = two_ranks_table({"rows": rows, "environment": machine, "command": "it"})
+    assert "| training, the GPU's node against another | 1.50 (1.50 to 1.50) times |" in table
+    assert "| it failed | no luck |" in table
 
 
 def test_the_other_node_is_another_one_with_as_many_cpus() -> None:
