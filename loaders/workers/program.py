@@ -91,10 +91,10 @@ def work(
     program: Program,
 ) -> None:
     """The main function of a worker process; returns when the pool hangs up."""
+    settle(program.home)  # before any thread is started or memory is touched
     for other in inherited:
         other.close()  # a fork's copies of the pool's ends, which would keep them open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool's process ends us
-    settle(program.home)  # before any thread is started or memory is touched
     threading.Thread(target=end_with, args=(life,), daemon=True).start()
     torch.set_num_threads(1)
     _seed(program.seed, number)
