@@ -143,7 +143,8 @@ def from_torch(job: Job) -> Iterator[Iterator[Batch]]:
 
 @contextlib.contextmanager
 def from_dali(job: Job) -> Iterator[Iterator[Batch]]:
-    """Settings: `threads`, `load` (share of the images that the hardware engine decodes)."""
+    """Settings: `threads`; `load`, the share of the images that the hardware engine decodes;
+    `form`, 'region' (decode only that) or 'whole' (then crop), which the engine may do better."""
     iterator = _dali_iterator(job)
     finish = Finish(job.device, job.size)
 
@@ -181,17 +182,15 @@ def _dali_iterator(job: Job) -> Any:
             missing_component_behavior="error",
             name="reader",
         )
-        images = fn.decoders.image_random_crop(
-            content,
-            device=device,
-            output_type=types.RGB,
-            random_area=[0.08, 1.0],
-            random_aspect_ratio=[3 / 4, 4 / 3],
-            **hardware,
-        )
-        resized = fn.resize(
-            images, size=(job.size, job.size), interp_type=types.INTERP_LINEAR, antialias=True
-        )
+        area = {"random_area": [0.08, 1.0], "random_aspect_ratio": [3 / 4, 4 / 3]}
+        size = {"size": (job.size, job.size), "interp_type": types.INTERP_LINEAR}
+        decoded = {"device": device, "output_type": types.RGB, **hardware}
+        if job.settings.get("form", "region") == "region":
+            images = fn.decoders.image_random_crop(content, **area, **decoded)
+            resized = fn.resize(images, antialias=True, **size)
+        else:
+            images = fn.decoders.image(content, **decoded)
+            resized = fn.random_resized_crop(images, antialias=True, **area, **size)
         pixels = fn.crop_mirror_normalize(
             resized,
             mirror=fn.random.coin_flip(probability=0.5),

@@ -22,7 +22,7 @@ import torch
 import iopipe
 from iopipe.bench.feeds import FEEDS, Batch, Finish, Job, image_pipeline
 from iopipe.bench.networks import Training
-from iopipe.bench.ranks import Rank, join, leave, other_node, pages_of_slots
+from iopipe.bench.ranks import Rank, contexts, join, leave, other_node, pages_of_slots
 from iopipe.bench.windows import Length, Window, meter_of, run_window
 from iopipe.meter.ranks import RankMeter, TorchExchange
 from iopipe.topology import bound
@@ -88,6 +88,8 @@ def speed(rank: Rank, orders: Orders) -> None:
         runs = {f"{world} {feed}": windows for (world, feed), windows in found.items()}
         disjoint = len(cpus) == len(set(cpus))
         emit(rank, {"part": "speed", "places": places, "cpus_are_disjoint": disjoint, "runs": runs})
+    seen = rank.of_all(contexts())
+    emit(rank, {"part": "speed", "contexts": seen})
 
 
 def straggler(rank: Rank, orders: Orders) -> None:

@@ -146,3 +146,9 @@ def pages_of_slots() -> dict[int, int]:
             for node, pages in re.findall(r"\bN(\d+)=(\d+)", line):
                 found[int(node)] = found.get(int(node), 0) + int(pages)
     return found
+
+
+def contexts() -> list[int]:
+    """The GPUs that this process has a context on: more than its own is memory wasted there."""
+    has_context: Any = torch._C._cuda_hasPrimaryContext if torch.cuda.is_available() else None
+    return [gpu for gpu in range(torch.cuda.device_count()) if has_context(gpu)]

@@ -45,7 +45,7 @@ def sweep(feed: str, cores: int, given: Mapping[str, Sequence[Any]]) -> list[dic
         # One core less than there are leaves the training loop its own.
         "iopipe": {"workers": sorted({max(1, cores - 1), cores})},
         "torch": {"workers": sorted({max(1, cores // 2), max(1, cores - 2), cores})},
-        "dali": {"threads": [cores], "load": [0.65, 0.9]},
+        "dali": {"threads": [cores], "form": ["whole", "region"], "load": [0.65, 0.9]},
     }
     wanted = {**defaults[feed], **given}
     found: list[dict[str, Any]] = []

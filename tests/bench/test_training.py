@@ -59,6 +59,7 @@ def dataset(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("torch", {"workers": 0}),
         ("torch", {"workers": 1}),
         pytest.param("dali", {"threads": 2}, marks=pytest.mark.dali),
+        pytest.param("dali", {"threads": 2, "form": "whole"}, marks=pytest.mark.dali),
     ],
 )
 def test_feeds_give_the_same_kind_of_batch_and_its_labels(
@@ -148,8 +149,9 @@ def test_what_is_tried() -> None:
         {"engine": "hybrid"},
         {"workers": 4, "engine": "cpu"},
     ]
-    given = sweep("dali", 4, {"load": ["0.7", "1"], "threads": ["3"]})
-    assert given == [{"threads": "3", "load": "0.7"}, {"threads": "3", "load": "1"}]
+    given = sweep("dali", 4, {"load": [0.7, 1], "threads": [3], "form": ["whole"]})
+    assert given == [{"threads": 3, "form": "whole", "load": load} for load in (0.7, 1)]
+    assert len(sweep("dali", 4, {})) == 4
 
 
 @pytest.mark.parametrize(

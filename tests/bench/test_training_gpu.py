@@ -77,4 +77,5 @@ def test_two_ranks_over_nccl(images: Path, tmp_path: Path) -> None:
     rows = {row["part"]: row for row in two_ranks.main(options.split())}
     assert rows["epoch"]["audit_is_exact"] and rows["killed"]["audit_is_exact"]
     assert rows["speed"]["cpus_are_disjoint"]
+    assert rows["speed"]["contexts"] == [[0], [1]]  # no rank has one on the other's GPU
     assert rows["straggler"]["runs"][1]["stall_seconds"][1] >= rows["straggler"]["injected_seconds"]
