@@ -21,6 +21,7 @@ import iopipe
 from iopipe.bench.loose_images import LooseImages
 from iopipe.bench.networks import NUM_CLASSES
 from iopipe.errors import MissingDependency
+from iopipe.order import Tail
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Settings: TypeAlias = Mapping[str, Any]
@@ -75,32 +76,33 @@ def _on(job: Job, generator: torch.Generator) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def from_iopipe(job: Job) -> Iterator[Iterator[Batch]]:
-    """Settings: `workers` (processes, 0: threads), `threads`, `fidelity`, `engine`."""
+    """Settings: `workers` (processes, 0: threads), `threads`, `fidelity`; `engine`, of which all
+    but 'cpu' have threads of their own and no workers."""
     with image_pipeline(job).run(num_epochs=None) as run:
         finish = Finish(job.device, job.size)
         yield ((finish(batch["jpg"]), batch["cls"]) for batch in run)
 
 
-def image_pipeline(job: Job) -> iopipe.Pipeline:
+def image_pipeline(job: Job, *, tail: Tail = "drop", drop_last: bool = True) -> iopipe.Pipeline:
     """JPEG shards to uint8 pixels on the device; the rest is done there."""
     settings = job.settings
-    workers = int(settings.get("workers", 0))
-    options: dict[str, Any] = {"engine": settings["engine"]} if "engine" in settings else {}
+    engine = settings.get("engine", "cpu")
+    workers = int(settings.get("workers", 0)) if engine == "cpu" else 0
+    how: dict[str, Any] = {"concurrency": settings.get("threads", max(1, workers))}
     decoded = (
         iopipe.read(job.shards, columns=["jpg", "cls"])
         .shuffle(seed=0)
-        .split(job.rank, job.world)
+        .split(job.rank, job.world, tail=tail)
         .workers(workers)
         .decode(
             size=job.size,
             crop="random",
             flip=True,
             fidelity=settings.get("fidelity", "exact"),
-            concurrency=settings.get("threads", max(1, workers)),
-            **options,
+            **(how if engine == "cpu" else {"engine": engine}),
         )
     )
-    return decoded.batch(job.batch_size, drop_last=True).to(job.device)
+    return decoded.batch(job.batch_size, drop_last=drop_last).to(job.device)
 
 
 @contextlib.contextmanager
@@ -141,7 +143,8 @@ def from_torch(job: Job) -> Iterator[Iterator[Batch]]:
 
 @contextlib.contextmanager
 def from_dali(job: Job) -> Iterator[Iterator[Batch]]:
-    """Settings: `threads`, `load` (share of the images that the hardware engine decodes)."""
+    """Settings: `threads`; `load`, the share of the images that the hardware engine decodes;
+    `form`, 'region' (decode only that) or 'whole' (then crop), which the engine may do better."""
     iterator = _dali_iterator(job)
     finish = Finish(job.device, job.size)
 
@@ -179,17 +182,15 @@ def _dali_iterator(job: Job) -> Any:
             missing_component_behavior="error",
             name="reader",
         )
-        images = fn.decoders.image_random_crop(
-            content,
-            device=device,
-            output_type=types.RGB,
-            random_area=[0.08, 1.0],
-            random_aspect_ratio=[3 / 4, 4 / 3],
-            **hardware,
-        )
-        resized = fn.resize(
-            images, size=(job.size, job.size), interp_type=types.INTERP_LINEAR, antialias=True
-        )
+        area = {"random_area": [0.08, 1.0], "random_aspect_ratio": [3 / 4, 4 / 3]}
+        size = {"size": (job.size, job.size), "interp_type": types.INTERP_LINEAR}
+        decoded = {"device": device, "output_type": types.RGB, **hardware}
+        if job.settings.get("form", "region") == "region":
+            images = fn.decoders.image_random_crop(content, **area, **decoded)
+            resized = fn.resize(images, antialias=True, **size)
+        else:
+            images = fn.decoders.image(content, **decoded)
+            resized = fn.random_resized_crop(images, antialias=True, **area, **size)
         pixels = fn.crop_mirror_normalize(
             resized,
             mirror=fn.random.coin_flip(probability=0.5),
@@ -235,8 +236,10 @@ class Finish:
         """Sizes and places of the images of a batch: made once for as many of them."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cpu":
-            return self._by_torch(pixels)
+        return (self._by_torch if self._device.type == "cpu" else self.by_kernel)(pixels)
+
+    def by_kernel(self, pixels: torch.Tensor) -> torch.Tensor:
+        """bfloat16, in one pass."""
         from iopipe.kernels.image import transform_images
         from iopipe.kernels.image_batch import PackedImages
 

@@ -6,6 +6,7 @@ labels [b], both on its device, and waits for nothing.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,12 +37,7 @@ class Training:
             model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=self._on_gpu
         )
         if with_ranks:
-            model = nn.parallel.DistributedDataParallel(
-                model,
-                device_ids=[self.device.index] if self._on_gpu else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            model = _over_ranks(model, self.device)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = (
             torch.compile(model) if compiled else model
         )
@@ -76,13 +72,27 @@ class Training:
             parameter.copy_(state[str(number)])
 
 
+def _over_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+    """Each rank keeps its own batch statistics; torch 2.13 has another name for that."""
+    kind: Any = nn.parallel.DistributedDataParallel
+    names = inspect.signature(kind).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    made: nn.Module = kind(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{sync: False},
+    )
+    return made
+
+
 def _made(network: str) -> nn.Module:
     if network == "tiny":
         return _tiny()
     try:
         from torchvision import models
     except ImportError as error:
-        raise MissingDependency("ResNets come from torchvision: pip install torchvision") from error
+        raise MissingDependency("ResNets need torchvision: pip install 'iopipe[peers]'") from error
     made: nn.Module = getattr(models, network)(num_classes=NUM_CLASSES)
     return made
 

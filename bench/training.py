@@ -45,12 +45,17 @@ def sweep(feed: str, cores: int, given: Mapping[str, Sequence[Any]]) -> list[dic
         # One core less than there are leaves the training loop its own.
         "iopipe": {"workers": sorted({max(1, cores - 1), cores})},
         "torch": {"workers": sorted({max(1, cores // 2), max(1, cores - 2), cores})},
-        "dali": {"threads": [cores], "load": [0.65, 0.9]},
+        "dali": {"threads": [cores], "form": ["whole", "region"], "load": [0.65, 0.9]},
     }
     wanted = {**defaults[feed], **given}
-    return [
-        dict(zip(wanted, values, strict=True)) for values in itertools.product(*wanted.values())
-    ]
+    found: list[dict[str, Any]] = []
+    for values in itertools.product(*wanted.values()):
+        settings = dict(zip(wanted, values, strict=True))
+        if settings.get("engine", "cpu") != "cpu":
+            settings.pop("workers", None)  # engines have threads of their own
+        if settings not in found:
+            found.append(settings)
+    return found
 
 
 def compare(
@@ -62,7 +67,12 @@ def compare(
     num_rounds: int,
     on_window: Callable[[Contestant, Window], None],
 ) -> None:
-    """Tune each, then train on all of them in turns; the windows are added to them."""
+    """Tune each, then train on all of them in turns; the windows are added to them.
+
+    What happens once (compilation, cuDNN's choice of algorithms) is done before, since whoever
+    fed it would have time to fill its queues.
+    """
+    run_window(FEEDS["synthetic"], job, training, Length(warmup=length.warmup))
     for contestant in contestants:
         _tune(contestant, job, training, replace(length, seconds=length.seconds / 2))
     for number in range(num_rounds):
@@ -140,10 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     device = options.device if options.device == "cpu" else "cuda:0"
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        written = prepare(
-            options.images, folder, num_samples=options.samples, num_shards=options.shards
-        )
-        cache = {"state": "warm: the files were just written", **residency(written)}
+        prepare(options.images, folder, num_samples=options.samples, num_shards=options.shards)
+        cache = {"state": "warm: the files were just written", **residency(files_in(folder))}
         job = Job(dataset=folder, device=device, batch_size=options.batch, size=options.size)
         training = Training(options.model, device=device, compiled=options.compile)
 
@@ -164,6 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if "input_overhead" in row:
             print(f"{row['name']:10} input overhead {_percent(row['input_overhead'])}", flush=True)
     return found
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
 def _contestants(options: argparse.Namespace) -> list[Contestant]:

@@ -19,7 +19,7 @@ import iopipe
 from iopipe.bench.feeds import Batch, Feed, Job
 from iopipe.bench.harness import family_cpu_seconds
 from iopipe.bench.networks import Training
-from iopipe.meter.events import CudaEvents
+from iopipe.meter.watched import events_of
 from iopipe.topology import Binding, Topology, bound, read_topology
 
 
@@ -68,8 +68,10 @@ def run_window(
     start = time.perf_counter()
     with feed(job) as endless:
         batches = endless if around is None else around(endless)
-        training.step(*next(batches))
+        first = next(batches)
         first_batch_seconds = time.perf_counter() - start
+        training.step(*first)
+        del first
         for _ in range(length.warmup):
             training.step(*next(batches))
         training.synchronize()
@@ -78,8 +80,7 @@ def run_window(
 
 def meter_of(job: Job, **options: Any) -> iopipe.Meter:
     """On the clock of the job's device."""
-    events = None if job.device == "cpu" else CudaEvents(job.device)
-    return iopipe.Meter(events, **options)
+    return iopipe.Meter(events_of(job.device), **options)
 
 
 def _timed(

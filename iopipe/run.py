@@ -167,7 +167,9 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Plain values, JSON-able: what has been delivered, and what it belongs to.
 
-        All ranks save after the same number of batches.  With `in_order=False` on several
+        All ranks save after the same number of batches, and none before all have theirs: on a
+        GPU the host of one may be ahead of another's, so wait for a step's gradient exchange
+        first, as reading the model's parameters does.  With `in_order=False` on several
         ranks each has its own part: `merge_states` makes one state of them.
         """
         cursor = self._progress.cursor

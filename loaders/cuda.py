@@ -19,7 +19,12 @@ from iopipe.protocols import Event, Events
 
 
 class CudaLink:
-    """One device and one copy stream; `send` is for one thread."""
+    """One device and one copy stream; `send` is for one thread.
+
+    A thread's current device is 0 until it says otherwise, and what is page-locked there, or a
+    stream that is left for one of device 0, makes a context on GPU 0: half a gigabyte in every
+    rank.  So the device is made current first (torch takes care of the way back).
+    """
 
     def __init__(self, device: str, *, node: int | None = None) -> None:
         """`node` is where the host's slots should lie; None: wherever the kernel puts them."""
@@ -49,20 +54,22 @@ class CudaLink:
     def pin(self, address: int, num_bytes: int) -> None:
         """Page-lock memory that is mapped already."""
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        code = runtime.cudaHostRegister(address, num_bytes, 0)
+        with torch.cuda.device(self._device):
+            code = runtime.cudaHostRegister(address, num_bytes, 0)
         if int(code):
             raise lock_failure(num_bytes, code)
 
     def unpin(self, address: int) -> None:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        runtime.cudaHostUnregister(address)
+        with torch.cuda.device(self._device):
+            runtime.cudaHostUnregister(address)
 
     def allocate_device(self, num_bytes: int) -> torch.Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
 
     def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event:
         """Enqueue the copy on the copy stream, to run after `after`; the event of its end."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             if after is not None:
                 self._stream.wait_event(after)
             target.copy_(source, non_blocking=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.ledgers import rewrite
+from fakes.source import numbers
 
 import iopipe
 from iopipe.cli import main
@@ -203,8 +204,6 @@ def test_crashes_and_restarts_with_other_worlds(part: int, tmp_path: Path) -> No
 
 def plain_run(folder: Path, *, world: int = 2, num_batches: int | None = None) -> list[Path]:
     """Two epochs over 40 numbers, as runs log them."""
-    from fakes.source import numbers
-
     for rank in range(world):
         pipeline = numbers(40).shuffle(3).split(rank, world).batch(4)
         with pipeline.run(num_epochs=2, ledger=folder) as run:
@@ -301,8 +300,6 @@ def test_an_epoch_under_way_has_nothing_missing_yet(tmp_path: Path) -> None:
 
 
 def test_ledgers_of_other_trainings_are_told_apart(tmp_path: Path) -> None:
-    from fakes.source import numbers
-
     for seed in (1, 2):
         with numbers(8).shuffle(seed).batch(2).run(ledger=tmp_path) as run:
             list(run)
@@ -329,8 +326,6 @@ def test_the_command_says_what_was_proven(
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_a_run_logs_what_it_left_out(tmp_path: Path, batch_size: int | None) -> None:
-    from fakes.source import numbers
-
     pipeline = numbers(30, bad=[4, 11], on_error="skip").map(
         lambda sample: sample if sample["x"] % 5 else None, name="filter"
     )
@@ -346,11 +341,7 @@ def test_a_run_logs_what_it_left_out(tmp_path: Path, batch_size: int | None) -> 
 
 def test_what_a_later_start_undid_is_counted(tmp_path: Path) -> None:
     """Three of five batches of each rank were behind the state that one rank went on from."""
-    writer = iopipe.DatasetWriter(tmp_path / "data")
-    with writer:
-        for number in range(40):
-            writer.write({"__key__": f"{number:02d}", "bin": bytes([number])})
-    pipeline = iopipe.read(tmp_path / "data").shuffle(3)
+    pipeline = numbers(40).shuffle(3)
     state: dict[str, Any] = {}
     for rank in range(2):
         with pipeline.split(rank, 2).batch(4).run(ledger=tmp_path / "ledgers") as run:

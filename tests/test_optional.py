@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-OPTIONAL = ("skimage", "cv2", "webdataset", "kvikio", "cupy", "nvidia", "obstore", "triton")
+OPTIONAL = (
+    "skimage",
+    "cv2",
+    "webdataset",
+    "kvikio",
+    "cupy",
+    "nvidia",
+    "obstore",
+    "triton",
+    "torchvision",
+)
 
 BLOCK = f"""
 import importlib.abc, sys
@@ -61,6 +71,7 @@ def test_every_module_is_imported_without_the_optional_packages() -> None:
         ),
         ("from iopipe.loaders.decode.nvimgcodec import library; library()", "iopipe[nvimgcodec]"),
         ("from iopipe.bench import decode; decode._resizers()", "iopipe[peers]"),
+        ("from iopipe.bench import networks; networks._made('resnet50')", "iopipe[peers]"),
         ("from iopipe.kernels.tuning import resolve", "iopipe[kernels]"),
         (
             "import sys\nfrom iopipe import cli\n"

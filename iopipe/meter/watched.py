@@ -44,6 +44,7 @@ class MeteredLoader(Generic[T]):
         self.step = meter.step
         self.begin = meter.begin
         self.moved = meter.moved
+        self.rank_stalls = meter.rank_stalls
 
     def __iter__(self) -> Iterator[T]:
         if self._windows is None or self._meter.windows is None:
@@ -78,7 +79,8 @@ def meter(
     (torch.cuda.Stream) whose work counts as the step's: idle is when none of them has any.
 
     `windows` repeats a batch now and then, to find what the input costs without stopping the
-    step; it adds steps to the training.  `ranks` compares the stalls of all ranks.
+    step; it adds steps to the training.  `ranks` compares the stalls of all ranks:
+    `rank_stalls()` says what each has cost.
     """
     measured = Meter(
         events_of(device, streams, clock=clock),

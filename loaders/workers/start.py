@@ -37,7 +37,7 @@ def start_method() -> str:
 def _load_once() -> None:
     """Let the fork server import what workers need, instead of every worker, unless the program
     has told it what to import.  Of no effect on a server that is there already."""
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if server._preload_modules == ["__main__"]:
         server.set_forkserver_preload(["__main__", *_NEEDED])
 

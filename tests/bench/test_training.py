@@ -20,6 +20,7 @@ import iopipe
 from iopipe.bench.feeds import FEEDS, MEAN, STD, Job, labels_of
 from iopipe.bench.loader import prepare
 from iopipe.bench.training import main, overheads, sweep
+from iopipe.bench.training_tables import training_table
 from iopipe.bench.windows import Window, first_cores, on_cpus
 
 NUM_COLOURS = 12
@@ -58,6 +59,7 @@ def dataset(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("torch", {"workers": 0}),
         ("torch", {"workers": 1}),
         pytest.param("dali", {"threads": 2}, marks=pytest.mark.dali),
+        pytest.param("dali", {"threads": 2, "form": "whole"}, marks=pytest.mark.dali),
     ],
 )
 def test_feeds_give_the_same_kind_of_batch_and_its_labels(
@@ -121,6 +123,10 @@ def test_feeds_are_compared(
     ]
     assert ours["input_overhead"]["min"] == pytest.approx(min(ratios))
     assert "input_overhead" not in synthetic
+    table = training_table(content)
+    median = ours["images_per_second"]["median"]
+    assert f"| iopipe (workers {ours['settings']['workers']}) | 1 | {median:,.0f} (" in table
+    assert f"{100 * ours['input_overhead']['median']:.2f} (" in table
     assert "iopipe     input overhead" in capsys.readouterr().out
 
 
@@ -137,8 +143,15 @@ def test_what_is_tried() -> None:
     assert sweep("synthetic", 4, {}) == [{}]
     assert [one["workers"] for one in sweep("torch", 16, {})] == [8, 14, 16]
     assert [one["workers"] for one in sweep("iopipe", 1, {})] == [1]
-    given = sweep("dali", 4, {"load": ["0.7", "1"], "threads": ["3"]})
-    assert given == [{"threads": "3", "load": "0.7"}, {"threads": "3", "load": "1"}]
+    engines = sweep("iopipe", 4, {"engine": ["cpu", "hybrid"]})
+    assert engines == [
+        {"workers": 3, "engine": "cpu"},
+        {"engine": "hybrid"},
+        {"workers": 4, "engine": "cpu"},
+    ]
+    given = sweep("dali", 4, {"load": [0.7, 1], "threads": [3], "form": ["whole"]})
+    assert given == [{"threads": 3, "form": "whole", "load": load} for load in (0.7, 1)]
+    assert len(sweep("dali", 4, {})) == 4
 
 
 @pytest.mark.parametrize(

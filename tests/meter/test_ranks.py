@@ -14,6 +14,7 @@ from fakes.source import numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import iopipe
 from iopipe.errors import PipelineError, WorkerError
 from iopipe.meter.meter import Meter
 from iopipe.meter.ranks import Gather, RankMeter, RankStalls, TorchExchange, charge
@@ -221,6 +222,10 @@ def _runs_compared(rank: int) -> Iterator[list[object]]:
             run.compare_ranks(RankMeter(TorchExchange()))
         stalls = run.rank_stalls()
     assert isinstance(stalls, RankStalls)
+    loader = iopipe.meter([1, 2, 3], ranks=RankMeter(TorchExchange()))
+    assert list(loader) == [1, 2, 3]
+    foreign = loader.rank_stalls()
+    assert foreign is not None and foreign.num_steps == 2
     yield [stalls.num_steps, len(stalls.stall_seconds), run.report().straggler]
 
 
