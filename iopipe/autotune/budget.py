@@ -16,7 +16,7 @@ from pathlib import Path
 from iopipe.autotune.measurement import Measurement
 from iopipe.autotune.setting import Knob, Values
 from iopipe.meter.cores import usable_cores
-from iopipe.topology.cgroups import find_group, memory_limit
+from iopipe.topology.cgroups import find_group, memory_limit, quota_cpus
 from iopipe.topology.tree import Tree
 
 _SHARE_OF_MEMORY = 0.5
@@ -72,10 +72,12 @@ def system_budget(*, share: float = _SHARE_OF_MEMORY, root: Path = Path("/")) ->
     """What this rank may take: its part of the usable cores, and `share` of its part of the
     memory that is free now."""
     ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    free = free_memory(Tree(root))
+    tree = Tree(root)
+    cores = min(usable_cores(), quota_cpus(tree) or math.inf)
+    free = free_memory(tree)
     memory = {} if free is None else {"memory": int(free * share) // ranks}
     locked = {"locked memory": memory["memory"] // 2} if memory else {}
-    return Budget(cores=usable_cores() / ranks, resources={**memory, **locked})
+    return Budget(cores=cores / ranks, resources={**memory, **locked})
 
 
 def free_memory(tree: Tree) -> int | None:
