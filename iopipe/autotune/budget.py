@@ -16,7 +16,7 @@ from pathlib import Path
 from iopipe.autotune.measurement import Measurement
 from iopipe.autotune.setting import Knob, Values
 from iopipe.meter.cores import usable_cores
-from iopipe.topology.cgroups import find_group, memory_limit, quota_cpus
+from iopipe.topology.cgroups import memory_limit, memory_used, quota_cpus
 from iopipe.topology.tree import Tree
 
 _SHARE_OF_MEMORY = 0.5
@@ -91,19 +91,8 @@ def _available(tree: Tree) -> int | None:
 
 
 def _left_in_group(tree: Tree) -> int | None:
-    limit, group = memory_limit(tree), find_group(tree, "memory")
-    if limit is None or group is None or not group.folders:
-        return None
-    old = group.version == 1
-    used = tree.number(f"{group.folders[0]}/{'memory.usage_in_bytes' if old else 'memory.current'}")
-    if used is None:
-        return None
-    name = "total_inactive_file" if old else "inactive_file"
-    stat = dict(
-        line.split()[:2]
-        for line in (tree.text(f"{group.folders[0]}/memory.stat") or "").splitlines()
-    )
-    return limit - used + int(stat.get(name, 0))
+    limit, used = memory_limit(tree), memory_used(tree)
+    return None if limit is None or used is None else limit - used
 
 
 def _kilobytes(tree: Tree, file: str, name: str) -> int | None:
