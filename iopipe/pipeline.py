@@ -83,14 +83,10 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        sequence = sequence_of(
-            mode,
-            num_samples=len(self.source),
-            seed=seed,
-            block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
-            window_blocks=window_blocks,
-            lanes=lanes,
-        )
+        if mode == "block" and not block_samples:
+            block_samples = samples_in(_BLOCK_BYTES, self.source)
+        blocks = {"block_samples": block_samples or 1, "window_blocks": window_blocks}
+        sequence = sequence_of(mode, num_samples=len(self.source), seed=seed, lanes=lanes, **blocks)
         return replace(self, order=replace(self.order, sequence=sequence))
 
     def split(

@@ -152,6 +152,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         progress.rng = self._rng_state()
         progress.sampler = _state_of(self._stateful_sampler())
         self.progress, self.next_epoch = progress, progress.epoch + 1
+        if self._tuner is not None:
+            self._tuner.pause()
         if self.meter is not False and self.running_meter is None:
             self.running_meter = Meter(self._delivery.events if self._delivery else None)
             if self.knobs is not None:

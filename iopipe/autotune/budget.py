@@ -32,7 +32,8 @@ class Budget:
     cores: float
     resources: Mapping[str, int] = field(default_factory=dict)
     """Name -> bytes.  'memory' is what buffers may hold, 'locked memory' the part of it that
-    may be page-locked, which the kernel cannot take back."""
+    may be page-locked, which the kernel cannot take back.  What worker processes write into are
+    memfds: they count as memory, and not against the size of /dev/shm."""
 
     def refusal(
         self,
