@@ -24,16 +24,17 @@ def bound_stages(
     delivery: Delivery | None,
     *,
     prefetch: int,
-    read_threads: int,
+    read_threads: int | None,
 ) -> tuple[Stage, ...]:
-    """The read from `store` by `read_threads`, or `workers` that do all that is done to samples,
-    then `stages`, and the transfer, which keeps `prefetch` batches ahead."""
+    """The read from `store`, by `read_threads` where they are given, or `workers` that do all
+    that is done to samples; then `stages`, and the transfer, which keeps `prefetch` batches
+    ahead."""
     if workers is not None:
         first = _workers_stage(workers)
         stages = [stage for stage in stages if stage.takes == "batch"]
     else:
         assert store is not None
-        first = _read_stage(source, store, read_threads)
+        first = _read_stage(source, store, read_threads or READ_THREADS)
     if delivery is None:
         return (first, *stages)
     bound = tuple(

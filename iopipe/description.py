@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from iopipe.binding import READ_THREADS
 from iopipe.order import Order
 from iopipe.packing import Groups, padding_share
 from iopipe.protocols import Source
@@ -45,7 +46,7 @@ class Described(Protocol):
     def prefetch(self) -> int: ...
 
     @property
-    def read_threads(self) -> int: ...
+    def read_threads(self) -> int | None: ...
 
 
 def description(pipeline: Described, chunk_samples: int, ahead_bytes: int) -> str:
@@ -75,7 +76,10 @@ def _work(pipeline: Described, chunk_samples: int, ahead_bytes: int) -> list[str
         done = ", ".join(["read", *names])
         return [f"workers: {done}, {chunks} ({pipeline.num_workers} processes)", *rest]
     ahead = f", {ahead_bytes >> 20} MiB ahead" if ahead_bytes else ""
-    return [f"read: {chunks} ({pipeline.read_threads} threads){ahead}", *map(str, pipeline.stages)]
+    return [
+        f"read: {chunks} ({pipeline.read_threads or READ_THREADS} threads){ahead}",
+        *map(str, pipeline.stages),
+    ]
 
 
 def _packing(groups: Groups) -> str:

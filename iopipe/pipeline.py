@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from iopipe.autotune.budget import Budget
 from iopipe.autotune.setting import Setting
-from iopipe.binding import READ_THREADS, bound_stages
+from iopipe.binding import bound_stages
 from iopipe.cutting import check_order, chunk_samples_of, plan_of
 from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.mapping import map_rows
 from iopipe.one_pass import RunSpec
-from iopipe.order import Cursor, Order, ShuffleMode, Stored, Tail, sequence_of
+from iopipe.order import Cursor, Mode, Order, Stored, Tail, shuffled
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
@@ -57,7 +57,8 @@ class Pipeline:
     """Processes that read and decode; 0: threads of this one do."""
     read_ahead_bytes: int | None = None
     """None: as the place of the data suggests; 0: what is read is what is asked for."""
-    read_threads: int = READ_THREADS
+    read_threads: int | None = None
+    """None: as many as keep the source's storage busy."""
     chunk_samples: int | None = None
     """Read and worked on together; None: as many as the size of samples suggests."""
     groups: Groups | None = None
@@ -67,7 +68,7 @@ class Pipeline:
         self,
         seed: int = 0,
         *,
-        mode: ShuffleMode = "full",
+        mode: Mode = "full",
         block_samples: int | None = None,
         window_blocks: int = 16,
         lanes: int = 8,
@@ -83,10 +84,14 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        if mode == "block" and not block_samples:
-            block_samples = samples_in(_BLOCK_BYTES, self.source)
-        blocks = {"block_samples": block_samples or 1, "window_blocks": window_blocks}
-        sequence = sequence_of(mode, num_samples=len(self.source), seed=seed, lanes=lanes, **blocks)
+        sequence = shuffled(
+            mode,
+            num_samples=len(self.source),
+            seed=seed,
+            block_samples=block_samples or samples_in(_BLOCK_BYTES, self.source),
+            window_blocks=window_blocks,
+            lanes=lanes,
+        )
         return replace(self, order=replace(self.order, sequence=sequence))
 
     def split(
