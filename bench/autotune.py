@@ -19,7 +19,7 @@ from typing import Any
 
 from iopipe.autotune.setting import Setting
 from iopipe.bench.autotune_pipelines import CASES, Case, worst_start
-from iopipe.bench.harness import ForeignLoad, write_results
+from iopipe.bench.harness import ForeignLoad, rows_of, write_results
 from iopipe.pipeline import Pipeline
 
 _NUM_STEPS = 200
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row = measure(name, CASES[name], Path(folder), num_rounds=options.rounds)
             measured[name] = row
             _show(row)
-    kept = _rows_of(options.json) if options.only else {}
+    kept = rows_of(options.json) if options.only else {}
     found = {**kept, **measured}
     rows = [found[name] for name in CASES if name in found]
     reached = sum(row["ratio"] >= 0.95 for row in rows)
@@ -129,12 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache={"state": "shards are in memory, tokens in the page cache; far storage is a wait"},
         rows=rows,
     )
-
-
-def _rows_of(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    return {row["pipeline"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def _show(row: Mapping[str, Any]) -> None:

@@ -262,6 +262,13 @@ def _address(mapped: mmap.mmap) -> bytes:
 # ---- results -------------------------------------------------------------------------
 
 
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    """By pipeline: those of a results file, none where there is no such file yet."""
+    if not path.exists():
+        return {}
+    return {row["pipeline"]: row for row in json.loads(path.read_text())["rows"]}
+
+
 def write_results(
     path: Path,
     *,

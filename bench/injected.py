@@ -132,7 +132,7 @@ def judged(name: str, case: Case, outcome: Outcome) -> dict[str, Any]:
         is_right = outcome.recoverable_ns <= TOLERANCE_NS
     else:
         errors = [abs(a - b) for a, b in zip(truth, charged, strict=True)]
-        is_right = sum(charged) > 10 * sum(outcome.elsewhere_ns)
+        is_right = sum(charged) > 4 * sum(outcome.elsewhere_ns)
     return {
         "case": name,
         "cause": case.cause or "none of the input's",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iopipe.bench.harness import ForeignLoad, write_results
+from iopipe.bench.harness import ForeignLoad, rows_of, write_results
 from iopipe.bench.what_if_pipelines import TRIALS, Trial
 from iopipe.profile.command import profile
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.only or TRIALS:
         measured[name] = measure(name, TRIALS[name], num_rounds=options.rounds)
         _show(measured[name])
-    kept = _rows_of(options.json) if options.only else {}
+    kept = rows_of(options.json) if options.only else {}
     found = {**kept, **measured}
     rows = [found[name] for name in TRIALS if name in found]
     inside = sum(row["num_inside"] for row in rows)
@@ -108,12 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache={"state": "no files are read: storage is a wait of known length"},
         rows=rows,
     )
-
-
-def _rows_of(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    return {row["pipeline"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from iopipe.description import description
 from iopipe.errors import PipelineError
 from iopipe.launch import RunOptions, check_place, decided, launched, num_ahead
 from iopipe.mapping import map_stage
-from iopipe.order import Order, ShuffleMode, Stored, Tail, sequence_of
+from iopipe.order import Mode, Order, Stored, Tail, shuffled
 from iopipe.order.bucketing import Bucketed
 from iopipe.order.ranks import check_ranks, detect_ranks
 from iopipe.packing import Groups, Method, Packing
@@ -84,7 +84,7 @@ class Pipeline:
         self,
         seed: int = 0,
         *,
-        mode: ShuffleMode = "full",
+        mode: Mode = "full",
         block_samples: int | None = None,
         window_blocks: int = 16,
         lanes: int = 8,
@@ -100,7 +100,7 @@ class Pipeline:
             raise PipelineError("shuffle was called before; call it once")
         if self.groups is not None:
             raise PipelineError("documents are shuffled before they are packed: call shuffle first")
-        sequence = sequence_of(
+        sequence = shuffled(
             mode,
             num_samples=len(self.source),
             seed=seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -152,6 +153,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         progress.rng = self._rng_state()
         progress.sampler = _state_of(self._stateful_sampler())
         self.progress, self.next_epoch = progress, progress.epoch + 1
+        if self._tuner is not None:
+            self._tuner.pause()
         if self.meter is not False and self.running_meter is None:
             self.running_meter = Meter(self._delivery.events if self._delivery else None)
             if self.knobs is not None:
@@ -271,13 +274,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     @property
     def on_batch(self) -> Callable[[Any], None] | None:
-        """What is told of every batch that is handed over."""
-        return None if self._tuner is None else self._saw
-
-    def _saw(self, batch: Any) -> None:
-        if self._tuner is not None and self.knobs is not None:
-            self.knobs.saw(batch)
-            self._tuner.step()
+        """What is told of every batch that is handed over; does not know the loader, whose
+        workers end with its last reference."""
+        if self._tuner is None or self.knobs is None:
+            return None
+        return partial(_told, self.knobs, self._tuner)
 
     def tuning(self) -> Tuning:
         """What `tune` has found so far, over all iterations, and why."""
@@ -341,6 +342,11 @@ def _refuse_tuning(tune: object, dataset: object, *, num_workers: int, meter: bo
         raise PipelineError("tune needs workers: give num_workers of 1 or more")
     if meter is False:
         raise PipelineError("tune judges by the meter: leave meter=False out")
+
+
+def _told(knobs: LoaderKnobs, tuner: Tuner, batch: Any) -> None:
+    knobs.saw(batch)
+    tuner.step()
 
 
 def _state_of(sampler: Any) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from iopipe.autotune.measurement import Measurement
 from iopipe.autotune.setting import Knob, Values
 from iopipe.meter.cores import usable_cores
-from iopipe.topology.cgroups import find_group, memory_limit
+from iopipe.topology.cgroups import memory_limit, memory_used, quota_cpus
 from iopipe.topology.tree import Tree
 
 _SHARE_OF_MEMORY = 0.5
@@ -32,7 +32,8 @@ class Budget:
     cores: float
     resources: Mapping[str, int] = field(default_factory=dict)
     """Name -> bytes.  'memory' is what buffers may hold, 'locked memory' the part of it that
-    may be page-locked, which the kernel cannot take back."""
+    may be page-locked, which the kernel cannot take back.  What worker processes write into are
+    memfds: they count as memory, and not against the size of /dev/shm."""
 
     def refusal(
         self,
@@ -72,10 +73,12 @@ def system_budget(*, share: float = _SHARE_OF_MEMORY, root: Path = Path("/")) ->
     """What this rank may take: its part of the usable cores, and `share` of its part of the
     memory that is free now."""
     ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    free = free_memory(Tree(root))
+    tree = Tree(root)
+    cores = min(usable_cores(), quota_cpus(tree) or math.inf)
+    free = free_memory(tree)
     memory = {} if free is None else {"memory": int(free * share) // ranks}
     locked = {"locked memory": memory["memory"] // 2} if memory else {}
-    return Budget(cores=usable_cores() / ranks, resources={**memory, **locked})
+    return Budget(cores=cores / ranks, resources={**memory, **locked})
 
 
 def free_memory(tree: Tree) -> int | None:
@@ -89,19 +92,8 @@ def _available(tree: Tree) -> int | None:
 
 
 def _left_in_group(tree: Tree) -> int | None:
-    limit, group = memory_limit(tree), find_group(tree, "memory")
-    if limit is None or group is None or not group.folders:
-        return None
-    old = group.version == 1
-    used = tree.number(f"{group.folders[0]}/{'memory.usage_in_bytes' if old else 'memory.current'}")
-    if used is None:
-        return None
-    name = "total_inactive_file" if old else "inactive_file"
-    stat = dict(
-        line.split()[:2]
-        for line in (tree.text(f"{group.folders[0]}/memory.stat") or "").splitlines()
-    )
-    return limit - used + int(stat.get(name, 0))
+    limit, used = memory_limit(tree), memory_used(tree)
+    return None if limit is None or used is None else limit - used
 
 
 def _kilobytes(tree: Tree, file: str, name: str) -> int | None:

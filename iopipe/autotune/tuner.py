@@ -132,6 +132,11 @@ class Tuner:
             return  # the device has not passed these steps yet
         self._decide(self._measured(self._start, end))
 
+    def pause(self) -> None:
+        """Another iteration begins: its first steps, for which workers may start, and the window
+        that it cuts off count for nothing."""
+        self._start, self._num_skipped = None, self._knobs.steps_in_flight()
+
     def found(self) -> Tuning:
         """The setting that is best so far, and how it came about."""
         return Tuning(

@@ -11,7 +11,7 @@ import re
 from iopipe.doctor.finding import Check, Finding, Patient, Rule, in_gib
 from iopipe.errors import StorageError
 from iopipe.storage.ring import Ring
-from iopipe.topology.cgroups import find_group
+from iopipe.topology.cgroups import find_group, memory_used
 from iopipe.topology.mounts import read_mounts
 from iopipe.topology.policy import get_policy
 from iopipe.topology.tree import format_cpus
@@ -139,18 +139,11 @@ def cpu_throttled(here: Patient) -> Finding:
 
 
 def memory(here: Patient) -> Finding:
-    limit, group = here.topology.limits.memory_bytes, find_group(here.tree, "memory")
+    limit, used = here.topology.limits.memory_bytes, memory_used(here.tree)
     if limit is None:
         return _CGROUP_MEMORY.ok("none")
-    if group is None or not group.folders:
-        return _CGROUP_MEMORY.unknown("the group is not shown")
-    names = ("memory.usage_in_bytes", "total_inactive_file")
-    used_name, cached = names if group.version == 1 else ("memory.current", "inactive_file")
-    used = here.number(f"{group.folders[0]}/{used_name}")
     if used is None:
-        return _CGROUP_MEMORY.unknown(f"no {used_name}")
-    # Clean pages of files that nobody uses go first: they are as good as free.
-    used -= here.kilobytes(f"{group.folders[0]}/memory.stat", cached) or 0
+        return _CGROUP_MEMORY.unknown("the use of the group is not shown")
     said = f"{in_gib(limit - used)} left of {in_gib(limit)}"
     if limit - used < 512 << 20:
         return _CGROUP_MEMORY.fail(said)

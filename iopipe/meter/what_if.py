@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from iopipe.meter.loader_model import LoaderModel, Production, StageModel
@@ -23,6 +23,8 @@ _PREFETCH = 2
 """torch's own, for each worker."""
 _MIN_STEPS = 48
 """Two steps a block; with less there is no spread to speak of."""
+_NEARLY = 0.99
+"""Of what twice the threads bring: fewer of them are as good."""
 _DISTURBANCE = 0.03
 """How far two runs of the same thing lie apart, as a rule."""
 
@@ -87,18 +89,54 @@ def what_if(
     takes = _takes_ns(steps, model)
     base = _laps(steps, model, services, take_ns=takes[0])
     num_samples = sum(step.num_samples for step in steps[skipped:])
-    found = []
-    for change in changes:
-        if not _applies(change, services):
-            continue
+
+    def predicted(change: Change) -> WhatIf:
         changed = _changed(model, change, services)
         work = _scaled(services, change)
         fast, slow = (_laps(steps, changed, work, take_ns=ns)[skipped:] for ns in takes)
         rates = _rates(measured[skipped:], base[skipped:], (fast, slow), num_samples)
         now = num_samples * 1e9 / max(1, sum(measured[skipped:]))
         ceiling = _ceiling(change, services, limits or Limits(), num_samples, skipped, now)
-        found.append(_prediction(change, rates, now=now, ceiling=ceiling, causes=causes))
+        return _prediction(change, rates, now=now, ceiling=ceiling, causes=causes)
+
+    found = []
+    for change in changes:
+        if _applies(change, services):
+            found.append(predicted(change))
+            found += _with_fewer_threads(change, found[-1], model, services, predicted)
     return tuple(found)
+
+
+def _with_fewer_threads(
+    change: Change,
+    whole: WhatIf,
+    model: LoaderModel,
+    services: list[list[dict[str, int]]],
+    predicted: Callable[[Change], WhatIf],
+) -> list[WhatIf]:
+    """The fewest more threads that bring nearly what all of `change` would; none where it takes
+    all of them, or several stages do that work."""
+    causes = change.threads.keys()
+    counts = [
+        stage.threads
+        for stage, batches in zip(model.stages, services, strict=True)
+        if any(causes & parts.keys() for parts in batches)
+    ]
+    if len(causes) != 1 or len(counts) != 1:
+        return []
+    (cause, factor), threads = next(iter(change.threads.items())), counts[0]
+    low, high, best = 1, round(threads * factor) - threads, None
+    while low < high:
+        middle = (low + high) // 2
+        more = {cause: (threads + middle) / threads}
+        plural = "s" if middle > 1 else ""
+        name = f"{middle} more {cause} thread{plural}"
+        found = predicted(replace(change, name=name, threads=more))
+        if found.samples_per_second >= _NEARLY * whole.samples_per_second:
+            high, best = middle, found
+        else:
+            low = middle + 1
+    return [] if best is None else [best]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +293,9 @@ def _ceiling(
         taken = limits.cpu_seconds_per_sample - saved_ns / 1e9 / max(1, num_samples)
         ceilings.append(limits.cores / max(taken, limits.cpu_seconds_per_sample / 100))
     factor = max(change.threads.values(), default=1.0)
-    if factor > 1 and factor in limits.scaling:
-        ceilings.append(now * limits.scaling[factor])
+    measured = [times for times in limits.scaling if times >= factor > 1]
+    if measured:  # fewer threads bring no more than those that were tried
+        ceilings.append(now * limits.scaling[min(measured)])
     # What was measured is possible, whatever the accounts say.
     return max(now, min(ceilings)) if ceilings else float("inf")
 

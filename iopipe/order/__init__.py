@@ -12,6 +12,6 @@ from iopipe.order.share import Tail as Tail
 from iopipe.order.shuffles import BlockShuffle as BlockShuffle
 from iopipe.order.shuffles import EpochSequence as EpochSequence
 from iopipe.order.shuffles import FullShuffle as FullShuffle
-from iopipe.order.shuffles import ShuffleMode as ShuffleMode
+from iopipe.order.shuffles import Mode as Mode
 from iopipe.order.shuffles import Stored as Stored
-from iopipe.order.shuffles import sequence_of as sequence_of
+from iopipe.order.shuffles import shuffled as shuffled

@@ -16,6 +16,8 @@ from iopipe.errors import PipelineError
 from iopipe.order.permutation import permute, scatter, unpermute
 from iopipe.protocols import Int64Array
 
+Mode: TypeAlias = Literal["full", "block", "none"]
+
 
 class EpochSequence(Protocol):
     """What a run goes through, epoch by epoch."""
@@ -192,20 +194,31 @@ class BlockShuffle:
         return ids
 
 
+def shuffled(
+    mode: Mode,
+    *,
+    num_samples: int,
+    seed: int,
+    block_samples: int,
+    window_blocks: int,
+    lanes: int,
+) -> EpochSequence:
+    """The sequence that `mode` names; the last three are of 'block' alone."""
+    if mode == "full":
+        return FullShuffle(num_samples=num_samples, seed=seed)
+    if mode == "none":
+        return Stored(num_samples=num_samples, seed=seed)
+    if mode != "block":
+        raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")
+    return BlockShuffle(
+        num_samples=num_samples,
+        seed=seed,
+        block_samples=block_samples,
+        window_blocks=window_blocks,
+        lanes=lanes,
+    )
+
+
 def _check_size(num_samples: int) -> None:
     if num_samples < 0:
         raise PipelineError(f"num_samples is {num_samples}: give 0 or more")
-
-
-ShuffleMode: TypeAlias = Literal["full", "block", "none"]
-
-
-def sequence_of(mode: ShuffleMode, *, num_samples: int, seed: int, **blocks: int) -> EpochSequence:
-    """The one that a user names; `blocks`: what `BlockShuffle` is told besides."""
-    if mode == "full":
-        return FullShuffle(num_samples=num_samples, seed=seed)
-    if mode == "block":
-        return BlockShuffle(num_samples=num_samples, seed=seed, **blocks)
-    if mode == "none":
-        return Stored(num_samples=num_samples, seed=seed)
-    raise PipelineError(f"mode is {mode!r}: give 'full', 'block' or 'none'")

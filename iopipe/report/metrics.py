@@ -81,6 +81,15 @@ def _metrics(content: Mapping[str, Any]) -> Iterator[Metric]:
             help="Share of the measured time without work, by what it waited for.",
             samples=tuple(({"cause": str(c)}, float(share)) for c, share in causes.items()),
         )
+    storage = content.get("storage") or {}
+    if storage:
+        share = float(storage["bytes_per_second"]) / float(storage["ceiling_bytes_per_second"])
+        yield Metric(
+            name="iopipe_storage_ceiling_ratio",
+            kind="gauge",
+            help="What was read, as a share of what the storage was measured to give.",
+            samples=(({}, share),),
+        )
     stages = content.get("stages") or ()
     for state in ("busy", "blocked", "idle"):
         samples = tuple(

@@ -61,6 +61,20 @@ def memory_limit(tree: Tree) -> int | None:
     return min((one for one in found if one is not None and one < _NO_LIMIT_BYTES), default=None)
 
 
+def memory_used(tree: Tree) -> int | None:
+    """Bytes that count against the limit of its own group, less the clean pages of files that
+    nobody uses, which go first: they are as good as free.  None where the kernel shows none."""
+    group = find_group(tree, "memory")
+    if group is None or not group.folders:
+        return None
+    names = ("memory.usage_in_bytes", "total_inactive_file")
+    used_name, cached_name = names if group.version == 1 else ("memory.current", "inactive_file")
+    used = tree.number(f"{group.folders[0]}/{used_name}")
+    lines = (tree.text(f"{group.folders[0]}/memory.stat") or "").splitlines()
+    cached = dict(line.partition(" ")[::2] for line in lines).get(cached_name, "0")
+    return None if used is None else used - int(cached)
+
+
 def cpuset(tree: Tree, what: str) -> tuple[int, ...] | None:
     """`what`: 'cpus' or 'mems'; what the group may really use; None where it does not say."""
     group = find_group(tree, "cpuset")

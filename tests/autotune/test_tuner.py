@@ -218,6 +218,18 @@ def test_a_device_that_lags_behind_makes_the_window_longer() -> None:
     assert not tuner.found().decisions
 
 
+def test_a_window_that_an_epoch_ends_in_counts_for_nothing() -> None:
+    loop = Loop(Machine({"decode.threads": Stage(0.024)}))
+    tuner = Tuner(loop, loop.totals, budget=BUDGET, clock=lambda: loop.now)
+    for _ in range(40):  # epochs of 9 steps: 3 are skipped, 6 are less than a window
+        tuner.pause()
+        for _ in range(9):
+            loop.step()
+            tuner.step()
+    assert not tuner.found().decisions
+    assert tuner.found().num_steps == 360
+
+
 # ---- budget and file --------------------------------------------------------------------
 
 

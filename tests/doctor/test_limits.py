@@ -150,7 +150,7 @@ _SWITCH = "proc/sys/kernel/io_uring_disabled"
     Case(
         check=limits.memory,
         verdict="unknown",
-        says="no memory.current",
+        says="the use of the group is not shown",
         files=_group(memory_max=str(_GIB)),
     ),
     Case(check=limits.cpuset, verdict="ok", says="CPUs 0-15, 2 GPUs", has_nodes=True),

@@ -11,7 +11,7 @@ from fakes.device import MS
 
 from iopipe.meter.loader_model import LoaderModel, Production, model_of_workers
 from iopipe.meter.recording import RecordedStep
-from iopipe.meter.report import WhatIf
+from iopipe.meter.report import Report, WhatIf
 from iopipe.meter.spans import Span
 from iopipe.meter.what_if import Limits, what_if
 
@@ -159,3 +159,25 @@ def test_nothing_is_predicted_from_too_little() -> None:
         "cached",
         "prefetch 8",
     }
+
+
+def test_the_fewest_threads_that_are_enough_are_named() -> None:
+    """8 workers of 105 ms a batch give one every 13.1 ms; the step takes 10: 11 are enough."""
+    now, found = _predicted(model_of_workers(8, 2), _constant(5, 100))
+    few, twice = found["3 more decode threads"], found["2x decode threads"]
+    assert few.samples_per_second == pytest.approx(twice.samples_per_second, rel=0.01)
+    assert few.samples_per_second == pytest.approx(1.31 * now, rel=0.01)
+    steps = _run(model_of_workers(8, 2), _constant(5, 100), seed=1)
+    report = Report(
+        num_steps=len(steps),
+        samples_per_second=now,
+        attributed_stall_fraction=0.24,
+        causes={"decode": 0.24},
+        what_if=tuple(found.values()),
+    )
+    assert "3 more decode threads: predicted 1.3" in report.verdict
+
+
+def test_where_all_of_them_are_needed_no_fewer_are_named() -> None:
+    _, found = _predicted(model_of_workers(2, 2), _constant(1, 39))
+    assert not [name for name in found if "more" in name]

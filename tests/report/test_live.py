@@ -288,3 +288,9 @@ def test_ranges_surround_waiting_and_stepping(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "nvtx", None)
     with pytest.raises(MissingDependency, match=r"iopipe\[nvtx\]"):
         with_ranges([])
+
+
+def test_the_share_of_the_storages_ceiling_is_exported_where_it_was_measured() -> None:
+    use = {"bytes_per_second": 2e8, "ceiling_bytes_per_second": 1e9, "how": "read for 2 s"}
+    assert scalars_of({"storage": use}) == {"iopipe/storage_ceiling_ratio": 0.2}
+    assert scalars_of({"storage": None}) == {}

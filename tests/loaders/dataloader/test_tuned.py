@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -104,3 +106,18 @@ def test_nothing_is_tuned_where_nobody_asked() -> None:
         assert loader.knobs is None
         with pytest.raises(iopipe.PipelineError, match='give tune="auto" and iterate'):
             loader.tuning()
+
+
+def test_a_tuned_loader_that_is_dropped_ends_its_workers() -> None:
+    loader = _loader(tune=BUDGET, persistent_workers=True)
+    next(iter(loader))
+    workers = list(loader._iterator._workers)  # type: ignore[union-attr]
+    ended = weakref.ref(loader)
+    gc.disable()
+    try:
+        del loader
+        assert ended() is None
+        for worker in workers:
+            worker.join(20)
+    finally:
+        gc.enable()

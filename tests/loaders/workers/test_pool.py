@@ -374,3 +374,24 @@ def test_workers_end_with_their_program(images: Path, tmp_path: Path, end: int) 
     while time.monotonic() < deadline and any(map(psutil.pid_exists, pids)):
         time.sleep(0.05)
     assert not any(map(psutil.pid_exists, pids))
+
+
+def test_workers_come_and_go_and_leave_nothing(images: Path) -> None:
+    with read(images).decode(size=32).batch(16).workers(1).run(num_epochs=3) as run:
+        next(run)
+        assert run._pass is not None
+        workers = run._pass.workers
+        assert isinstance(workers, pool.WorkerPool)
+        workers.resize(3)
+        assert (workers.num_workers, len(workers._channels)) == (3, 3)
+        before = workers.cpu_seconds()
+        pids = {channel.process.pid for channel in workers._channels}
+        workers.resize(1)
+        for _ in range(6):
+            next(run)
+        gone = pids - {workers._channels[0].process.pid}
+        assert len(gone) == 2
+        assert not any(Path(f"/proc/{pid}").exists() for pid in gone)
+        assert workers.cpu_seconds() >= before  # those that are gone count as well
+    workers.resize(4)  # a closed pool stays closed
+    assert not workers._channels[1:]
