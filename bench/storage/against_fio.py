@@ -1,6 +1,6 @@
-"""The stores, as this benchmark measures them, beside fio: `python -m iopipe.bench.storage.against_fio FILE`.
+"""The stores beside fio: `python -m iopipe.bench.storage.against_fio FILE`.
 
-Each job is random aligned reads of one block size from one file for some seconds.  Invariant: all
+They are measured as `iopipe bench storage` measures them.  Each job is random aligned reads of one block size from one file for some seconds.  Invariant: all
 read the same file the same way round the page cache or through it, A B B A, and each run is a
 process of its own.
 """
@@ -128,8 +128,11 @@ def _row(name: str, block: int, results: Mapping[str, Runs]) -> dict[str, Any]:
     if name in OURS:
         row["job"] = OURS[name].job(block).as_json()
         row["beside"] = OURS[name].fio
-        row["ratio"] = ratio_of(runs, results[OURS[name].fio])
+        theirs = results[OURS[name].fio]
+        row["ratio"] = ratio_of(runs, theirs, "gbps")
+        row["cpu_ratio"] = ratio_of(theirs, runs, "cpu_s_per_gb")
         said = ", {median:.3f} ({min:.3f} to {max:.3f}) of fio's".format(**row["ratio"])
+        said += ", by CPU time {median:.3f} ({min:.3f} to {max:.3f})".format(**row["cpu_ratio"])
     gbps = numbers["gbps"]
     print(
         f"{block:8} {name:32} {gbps['median']:7.3f} GB/s ({gbps['min']:.3f} to {gbps['max']:.3f}), "
@@ -139,10 +142,10 @@ def _row(name: str, block: int, results: Mapping[str, Runs]) -> dict[str, Any]:
     return row
 
 
-def ratio_of(ours: Runs, theirs: Runs) -> dict[str, float]:
-    """Of the speeds of each round: what slows a whole round down is not ours."""
+def ratio_of(ours: Runs, theirs: Runs, name: str) -> dict[str, float]:
+    """Of the numbers of each round: what slows a whole round down is not ours."""
     pairs = zip(ours.rows, theirs.rows, strict=True)
-    ratios = [one["gbps"] / other["gbps"] for one, other in pairs]
+    ratios = [one[name] / other[name] for one, other in pairs]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 

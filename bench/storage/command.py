@@ -82,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """One of the modes; the exit code."""
-    console = Console()
+    # Into a file or a pipe a line is as long as it needs to be.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     mode = _mode(options)
     if mode == "compare":
         from iopipe.bench.storage.compare import compare, print_comparison
@@ -207,7 +208,7 @@ def _mode(options: argparse.Namespace) -> str:
     idle = {
         "sweep": ("sample_bytes", "num_accelerators", "to_gpu"),
         "quick": (*axes, "batch", "verify", "html", "num_accelerators", "to_gpu"),
-        "workload": (*axes, "batch", "verify", "html", "sample_bytes"),
+        "workload": (*axes[1:], "batch", "verify", "html", "sample_bytes"),
         "compare": (*axes, "batch", "verify", "json", "html", "target", "sample_bytes"),
     }[mode]
     for name in idle:

@@ -54,7 +54,13 @@ class _Run:
 
 
 def measure(
-    store: Store, job: Job, target: Target, *, seconds: float, repeat: int, verifier: Verifier | None
+    store: Store,
+    job: Job,
+    target: Target,
+    *,
+    seconds: float,
+    repeat: int,
+    verifier: Verifier | None,
 ) -> Row:
     """Read for `seconds`, or where the cache is cold until each block was read once."""
     lanes = _lanes(store, job, target, seed=repeat)
@@ -118,8 +124,12 @@ def _run_lanes(
     try:
         # The first lane runs here: a thread beside one that only waits costs a little.
         _read(run, lanes[0], stretches[0], verifier)
-    finally:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # also where the user has enough
         run.is_over = True
+        raise
+    finally:
         for thread in threads:
             thread.join()
         for lane in lanes:
@@ -148,9 +158,7 @@ def _read(run: _Run, lane: Lane, stretch: _Stretch, verifier: Verifier | None) -
         stretch.error = error
 
 
-def _once(
-    run: _Run, lane: Lane, stretch: _Stretch, until: int, verifier: Verifier | None
-) -> bool:
+def _once(run: _Run, lane: Lane, stretch: _Stretch, until: int, verifier: Verifier | None) -> bool:
     """The lane's submissions once; whether the time is up.  Here every nanosecond counts."""
     clock, read, note = time.perf_counter_ns, lane.read, stretch.latencies_ns.append
     begun = clock()

@@ -1,7 +1,7 @@
 """The page cache before a run: filled or dropped, and looked at, never presumed.
 
-Stands between `sweep` and the kernel.  Invariant: 'cold' and 'warm' are said only of what mincore(2)
-showed to be so.
+Stands between `sweep` and the kernel.  Invariant: 'cold' and 'warm' are said only of what
+mincore(2) showed to be so.
 """
 
 from __future__ import annotations

@@ -112,5 +112,3 @@ def latencies_us(nanoseconds: Sequence[int] | npt.NDArray[np.int64]) -> dict[str
     found = np.percentile(values, [share for _, share in _QUANTILES])
     named = {name: float(value) for (name, _), value in zip(_QUANTILES, found, strict=True)}
     return {**named, "max_us": float(values.max()), "mean_us": float(values.mean())}
-
-

@@ -88,9 +88,7 @@ def _run(target: Target, job: Job, *, seconds: float, repeat: int, verifies: boo
     verifier = verifier_for(target) if verifies else None
     store = open_for(job, target)
     try:
-        return measure(
-            store, job, target, seconds=seconds, repeat=repeat, verifier=verifier
-        )
+        return measure(store, job, target, seconds=seconds, repeat=repeat, verifier=verifier)
     finally:
         store.close()
 
@@ -117,9 +115,7 @@ def _possible(target: Target, jobs: Iterable[Job], findings: Findings) -> list[J
     return [job for job in jobs if not _is_refused(target, job, known, findings)]
 
 
-def _is_refused(
-    target: Target, job: Job, known: dict[str, str | None], findings: Findings
-) -> bool:
+def _is_refused(target: Target, job: Job, known: dict[str, str | None], findings: Findings) -> bool:
     """`known`: what was found out before, by what it was asked of."""
     for what, ask in (
         (f"destination {job.destination}", _no_destination),

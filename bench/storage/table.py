@@ -22,7 +22,7 @@ KEY = (
 )
 """What names a job among the rows of a file."""
 
-_COLUMNS = ("GB/s", "(range)", "IOPS", "p50", "p99", "p99.9", "max", "CPU s/GB")
+_COLUMNS = ("GB/s", "spread", "reads/s", "p50", "p99", "p99.9", "max", "CPU s/GB")
 
 
 def jobs_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
@@ -44,33 +44,43 @@ def is_flagged(runs: Sequence[Mapping[str, Any]]) -> bool:
 def print_table(
     console: Console, rows: Sequence[Mapping[str, Any]], skipped: Sequence[Skipped]
 ) -> None:
-    found = jobs_of(rows)
-    for target in dict.fromkeys(row["target"] for row in rows):
-        table = Table(title=escape(str(target)), title_justify="left")
-        for name in ("backend", "access", "block", "depth", "cache", "to"):
-            table.add_column(name)
+    for (target, access, destination), jobs in _groups(rows).items():
+        title = f"{escape(target)}: {access} reads to {destination}, {jobs[0][0]['transfer']}"
+        table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+        for name in ("backend", "cache", "block", "depth"):
+            table.add_column(name, no_wrap=True)
         for name in _COLUMNS:
-            table.add_column(name, justify="right")
-        for runs in (runs for key, runs in found.items() if key[0] == target):
+            table.add_column(name, justify="right", no_wrap=True)
+        for runs in jobs:
             table.add_row(*_cells(runs))
         console.print(table)
+        console.print()
     _print_notes(console, rows, skipped)
+
+
+def _groups(
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str, str], list[list[Mapping[str, Any]]]]:
+    """The jobs of each table, by place, access and destination."""
+    found: dict[tuple[str, str, str], list[list[Mapping[str, Any]]]] = {}
+    for runs in jobs_of(rows).values():
+        key = (str(runs[0]["target"]), str(runs[0]["access"]), str(runs[0]["destination"]))
+        found.setdefault(key, []).append(runs)
+    return found
 
 
 def _cells(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     one = runs[0]
     speeds = [float(run["gbps"]) for run in runs]
-    mark = " !" if is_flagged(runs) else ""
+    middle = statistics.median(speeds)
     batch = f" x{one['batch']}" if one["batch"] > 1 else ""
     return [
         str(one["backend"]),
-        str(one["access"]),
+        str(one["cache"]),
         in_binary(one["block_bytes"]),
         f"{one['queue_depth']}{batch}",
-        str(one["cache"]),
-        f"{one['destination']} ({one['transfer']})",
-        f"{statistics.median(speeds):.3f}{mark}",
-        f"{min(speeds):.3f}-{max(speeds):.3f}" if len(speeds) > 1 else "",
+        f"{middle:.3f}{' !' if is_flagged(runs) else ''}",
+        f"{100 * (max(speeds) - min(speeds)) / middle:.0f} %" if len(speeds) > 1 else "",
         f"{median_of(runs, 'iops'):,.0f}",
         *(
             in_time(median_of(runs, name) / 1e3)

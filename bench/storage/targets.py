@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iopipe.bench.storage.testfile import write_test_file
 from iopipe.errors import NotFoundError, StorageError
-from iopipe.storage import open_store
+from iopipe.storage import PosixStore, open_store
 from iopipe.storage.posix import plain_path
 from iopipe.topology.mounts import mount_of
 from iopipe.topology.tree import Tree
@@ -84,22 +84,14 @@ def _test_file(folder: Path, size_bytes: int) -> Iterator[Target]:
 
 
 def _local(path: str) -> tuple[tuple[str, int], ...]:
+    files = PosixStore()
     if os.path.isdir(path):
         found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
         paths = sorted(str(one) for one in found if one.is_file())
     else:
-        store = open_store(path)
-        paths = store.glob(path) if _PATTERN.search(path) and not os.path.exists(path) else [path]
-        store.close()
-    return _sized(path, [(one, _size(one)) for one in paths])
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError as error:
-        said = (error.strerror or "").lower()
-        raise StorageError(f"cannot find {path!r}: {said}; check the path") from error
+        is_pattern = _PATTERN.search(path) and not os.path.exists(path)
+        paths = files.glob(path) if is_pattern else [path]
+    return _sized(path, [(one, files.size(one)) for one in paths])
 
 
 def _remote(url: str) -> tuple[tuple[str, int], ...]:

@@ -3,7 +3,7 @@
 Stands in front of `emulation`.  Invariant: every figure of MLPerf Storage's is the one of its v3.0
 configuration files; what is our own says so.
 
-Source: github.com/mlcommons/storage, tag v3.0, configs/dlio/workload; marks in Submission_guidelines.
+Source: github.com/mlcommons/storage, tag v3.0, configs/dlio/workload; marks in its guidelines.
 """
 
 from __future__ import annotations

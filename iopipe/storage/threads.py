@@ -63,8 +63,8 @@ class SharedReads:
 class ReadThreads:
     """Up to `num_threads` threads, which start with the first read that needs them.
 
-    With 0 their store serves a submission in the thread that waits.  They do not survive a fork, nor
-    do the locks of a store: `check_usable` refuses in the child.
+    With 0 their store serves a submission in the thread that waits.  They do not survive a
+    fork, nor do the locks of a store: `check_usable` refuses in the child.
     """
 
     def __init__(self, num_threads: int, *, name: str) -> None:
