@@ -1,8 +1,8 @@
 """The stores beside fio: `python -m iopipe.bench.storage.against_fio FILE`.
 
-They are measured as `iopipe bench storage` measures them.  Each job is random aligned reads of one block size from one file for some seconds.  Invariant: all
-read the same file the same way round the page cache or through it, A B B A, and each run is a
-process of its own.
+They are measured as `iopipe bench storage` measures them.  Each job is random aligned reads of one
+block size from one file for some seconds.  Invariant: all read the same file the same way round the
+page cache or through it, A B B A, and each run is a process of its own.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from iopipe.bench.storage.jobs import (
     BACKENDS,
     CACHES,
     DESTINATIONS,
+    LOCAL_BACKENDS,
+    BackendName,
     Grid,
     Job,
     in_binary,
@@ -116,6 +118,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
         verifies=options.verify,
     )
     findings = Findings()
+    _jobs_of(options, options.backends or LOCAL_BACKENDS, in_memory=False)  # before files are made
     with ExitStack() as stack:
         targets = []
         for name in options.target:
@@ -123,9 +126,10 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
             if options.verify:
                 verifier_for(target)
             targets.append(target)
-        plans = [(target, _jobs(options, target)) for target in targets]
         about = surroundings(targets[0])
-        for target, jobs in plans:
+        for target in targets:
+            backends = options.backends or backends_for(target)
+            jobs = _jobs_of(options, backends, in_memory=target.in_memory)
             print(f"{_about(target)}: {len(jobs)} jobs", file=sys.stderr)
             sweep(target, jobs, effort, findings=findings, on_row=_tell)
     content = content_of(
@@ -139,19 +143,21 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _jobs(options: argparse.Namespace, target: Target) -> list[Job]:
+def _jobs_of(
+    options: argparse.Namespace, backends: Sequence[BackendName], *, in_memory: bool
+) -> list[Job]:
     given = {
         "block_bytes": options.block_sizes,
         "queue_depths": options.queue_depths,
         "accesses": options.access,
-        "destinations": options.destinations,
+        # Those that this machine has not are said to be skipped.
+        "destinations": options.destinations or ("host", "pinned", "gpu"),
         "caches": options.cache,
         "direct": options.io and tuple(one == "direct" for one in options.io),
         "batch": options.batch,
     }
-    backends = options.backends or backends_for(target)
     grid = Grid(backends=backends, **{name: one for name, one in given.items() if one is not None})
-    jobs = grid.jobs(in_memory=target.in_memory)
+    jobs = grid.jobs(in_memory=in_memory)
     if not jobs:
         raise PipelineError(
             f"no job is left for backends {names_of(backends)}: gds reads into the gpu only, "

@@ -1,7 +1,7 @@
 """Two files of results, job by job: better, worse, or no difference shown.
 
-Stands beside `results`.  Invariant: a difference is called one only where it is larger than what the
-repeated runs of one file differ among themselves, and no run of one reaches those of the other.
+Stands beside `results`.  Invariant: a difference is called one only where it is larger than what
+the repeated runs of one file differ among themselves, and no run of one reaches those of the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The files of a workload: as many and as large as its samples, or one's own files.
 
-Stands between `workloads` and `emulation`.  Invariant: samples tile the files; what was made is gone
-when the block that made it is left.
+Stands between `workloads` and `emulation`.  Invariant: samples tile the files; what was made is
+gone when the block that made it is left.
 """
 
 from __future__ import annotations

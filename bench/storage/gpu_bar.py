@@ -93,7 +93,7 @@ def _write_block(descriptor: int, start: int, num_bytes: int) -> None:
     words = np.arange(min(_STAMP_BYTES, num_bytes - start) // 8, dtype=np.int64)
     words *= 0x9E3779B97F4A7C1
     words[0] = start // _STAMP_BYTES
-    left = memoryview(words).cast("B")
+    left = words.data.cast("B")
     offset = start
     while left:
         count = os.pwrite(descriptor, left, offset)

@@ -23,9 +23,11 @@ Submission: TypeAlias = list[ReadRequest]
 class Lane(Protocol):
     """Owned and used by one thread, but for `submissions`, which is made before it starts."""
 
-    submissions: Sequence[Any]
     requests_each: int
     """In each submission; all have as many."""
+
+    @property
+    def submissions(self) -> Sequence[Any]: ...
 
     def read(self, submission: Any) -> None:
         """Block until its bytes are where they belong; `StorageError` where some are missing."""

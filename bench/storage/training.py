@@ -24,6 +24,8 @@ from iopipe.errors import StorageError
 from iopipe.protocols import ByteRange, Store
 
 PREFETCH = 2
+_PATIENCE_SECONDS = 0.1
+"""After which a thread that waits for another one looks whether it is all over."""
 
 Batch = Sequence[ByteRange]
 
@@ -118,7 +120,7 @@ class _Trainer:
     def _step(self, edge: queue.Queue[BaseException | None]) -> tuple[float, float]:
         """(seconds waited for the batch, seconds of computation)"""
         asked = time.perf_counter()
-        error = edge.get()
+        error = self._taken(edge)
         if error is not None:
             raise error
         begun = time.perf_counter()
@@ -126,6 +128,15 @@ class _Trainer:
         ended = time.perf_counter()
         self._barrier.wait()
         return begun - asked, ended - begun
+
+    def _taken(self, edge: queue.Queue[BaseException | None]) -> BaseException | None:
+        """What a reading thread hands over: None is a batch."""
+        while True:
+            try:
+                return edge.get(timeout=_PATIENCE_SECONDS)
+            except queue.Empty:
+                if self._stop.is_set():  # another accelerator failed, and nobody reads any more
+                    raise threading.BrokenBarrierError from None
 
     def _read(
         self, plan: Sequence[Batch], largest: int, edge: queue.Queue[BaseException | None]
@@ -155,7 +166,7 @@ class _Trainer:
     ) -> None:
         while not self._stop.is_set():
             try:
-                edge.put(value, timeout=0.1)
+                edge.put(value, timeout=_PATIENCE_SECONDS)
             except queue.Full:
                 continue
             return
