@@ -2,7 +2,7 @@
 
 They are measured as `iopipe bench storage` measures them.  Each job is random aligned reads of one
 block size from one file for some seconds.  Invariant: all read the same file the same way round the
-page cache or through it, A B B A, and each run is a process of its own.
+page cache or through it, A B B A; what others did meanwhile is noted beside each number.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iopipe.bench.harness import Contestant, Runs, interleave, residency, write_results
+from iopipe.bench.harness import ForeignLoad, Runs, residency, write_results
 from iopipe.bench.storage.backends import open_for
 from iopipe.bench.storage.jobs import Grid, Job
 from iopipe.bench.storage.measure import measure
@@ -69,10 +68,6 @@ OURS: dict[str, Ours] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    if options.one:
-        row = _fio(options) if options.one.startswith("fio ") else _measured(options)
-        print(json.dumps(row))
-        return
     path = Path(options.file)
     fill(path)
     rows = [row for block in options.blocks for row in _compare(options, block)]
@@ -94,8 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=_sizes, default=BLOCKS, help="4KiB,128KiB,1MiB")
     parser.add_argument("--fio", default="fio", help="the program (fio)")
     parser.add_argument("--json", type=Path, help="write the results there")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--block", type=int, default=4096, help=argparse.SUPPRESS)
     return parser
 
 
@@ -107,17 +100,17 @@ def _compare(options: argparse.Namespace, block: int) -> list[dict[str, Any]]:
     names = []
     for name, one in OURS.items():
         names += [name] + [one.fio] * (one.fio not in names)
-    contestants = [Contestant(name, _command(options, block, name)) for name in names]
     results = {name: Runs() for name in names}
     for number in range(options.rounds):
-        order = contestants[::-1] if number % 2 else contestants
-        for name, runs in interleave(order, num_rounds=1, on_run=_nothing).items():
-            results[name].rows += runs.rows
+        for name in names[:: -1 if number % 2 else 1]:
+            foreign = ForeignLoad()
+            row = (
+                measure_ours(options, block, name)
+                if name in OURS
+                else run_fio(options, block, name)
+            )
+            results[name].rows.append({**row, "foreign_cores": foreign.cores()})
     return [_row(name, block, results) for name in names]
-
-
-def _nothing(name: str, row: object) -> None:
-    """Rows are printed when a block size is done."""
 
 
 def _row(name: str, block: int, results: Mapping[str, Runs]) -> dict[str, Any]:
@@ -149,14 +142,8 @@ def ratio_of(ours: Runs, theirs: Runs, name: str) -> dict[str, float]:
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def _command(options: argparse.Namespace, block: int, name: str) -> tuple[str, ...]:
-    module = (sys.executable, "-m", "iopipe.bench.storage.against_fio", options.file)
-    values = ("--block", str(block), "--seconds", str(options.seconds), "--fio", options.fio)
-    return (*module, "--one", name, *values)
-
-
-def _measured(options: argparse.Namespace) -> dict[str, float]:
-    job = OURS[options.one].job(options.block)
+def measure_ours(options: argparse.Namespace, block: int, name: str) -> dict[str, float]:
+    job = OURS[name].job(block)
     with target_of(options.file, size_bytes=0, makes=False) as target:
         store = open_for(job, target)
         # Once before, so that files are open and threads are there.
@@ -166,13 +153,12 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
     return {"gbps": row.gbps, "cpu_s_per_gb": row.cpu_seconds_per_gb}
 
 
-def _fio(options: argparse.Namespace) -> dict[str, float]:
+def run_fio(options: argparse.Namespace, block: int, name: str) -> dict[str, float]:
     """One job; --iomem_align, or fio's own buffer halves its speed for cached data."""
-    name = options.one.removeprefix("fio ")
-    engine, _, _ = name.partition(" ")
+    engine = name.split()[1]
     command = [
         *(options.fio, "--name=job", f"--filename={options.file}", "--readonly", "--rw=randread"),
-        *(f"--bs={options.block}", f"--ioengine={engine}", f"--direct={int('direct' in name)}"),
+        *(f"--bs={block}", f"--ioengine={engine}", f"--direct={int('direct' in name)}"),
         *(f"--iodepth={64 if 'depth' in name else 1}", "--iomem_align=4096", "--thread"),
         *("--norandommap", "--randrepeat=0", "--invalidate=0", "--time_based"),
         *(f"--ramp_time={options.seconds * 100:.0f}ms",),

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from iopipe.bench.storage.jobs import REMOTE_BACKENDS, BackendName, Job
-from iopipe.bench.storage.targets import Target
+from iopipe.bench.storage.jobs import LOCAL_BACKENDS, REMOTE_BACKENDS, BackendName, Job
+from iopipe.bench.storage.targets import Target, remote_backend
 from iopipe.errors import StorageError
 from iopipe.protocols import Store
 from iopipe.storage import open_store
-from iopipe.storage.objects import SCHEMES
 
 
 def backends_for(target: Target) -> tuple[BackendName, ...]:
     """Those that can read this kind of place."""
     if target.is_local:
-        return ("posix", "direct", "uring", "mapped", "gds")
-    scheme = target.name.partition("://")[0].lower()
-    return ("objects",) if scheme in SCHEMES else ("auto",)
+        return LOCAL_BACKENDS
+    return (remote_backend(target.name),)
 
 
 def open_for(job: Job, target: Target) -> Store:

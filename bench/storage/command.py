@@ -130,6 +130,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
         for target in targets:
             backends = options.backends or backends_for(target)
             jobs = _jobs_of(options, backends, in_memory=target.in_memory)
+            for backend in set(backends) - {job.backend for job in jobs}:
+                findings.skip(target, f"backend {backend}", "no job of what was asked for suits it")
             print(f"{_about(target)}: {len(jobs)} jobs", file=sys.stderr)
             sweep(target, jobs, effort, findings=findings, on_row=_tell)
     content = content_of(

@@ -13,7 +13,7 @@ from html import escape
 
 NUM_LOOKS = 8
 _WIDTH, _HEIGHT = 640.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 14.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 16.0, 14.0, 44.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,11 +80,10 @@ def _pictures(access: str, jobs: Sequence[_Runs]) -> Iterator[str]:
         some = [runs for runs in jobs if runs[0]["block_bytes"] == block]
         title = f"{access}, {in_binary(block)}: bandwidth against queue depth"
         yield from _picture(title, _by(some, ways, "queue_depth", "gbps"), _DEPTH, _GBPS)
-        title = f"{access}, {in_binary(block)}: latency against queue depth, p50 and p99 (dashed)"
-        lines = _by(some, ways, "queue_depth", "p50_us") + _by(
-            some, ways, "queue_depth", "p99_us", dashed=True
-        )
-        yield from _picture(title, lines, _DEPTH, _LATENCY)
+        for name in ("p50", "p99"):
+            title = f"{access}, {in_binary(block)}: {name} latency against queue depth"
+            lines = _by(some, ways, "queue_depth", f"{name}_us")
+            yield from _picture(title, lines, _DEPTH, _LATENCY)
     depth = max(runs[0]["queue_depth"] for runs in jobs)
     some = [runs for runs in jobs if runs[0]["queue_depth"] == depth]
     title = f"{access}, depth {depth}: bandwidth against block size"
@@ -100,9 +99,7 @@ def _picture(title: str, lines: Sequence[Series], x: Axis, y: Axis) -> Iterator[
         yield drawn
 
 
-def _by(
-    jobs: Sequence[_Runs], ways: Sequence[str], x: str, y: str, *, dashed: bool = False
-) -> list[Series]:
+def _by(jobs: Sequence[_Runs], ways: Sequence[str], x: str, y: str) -> list[Series]:
     """A series a way: medians of `y` over `x`."""
     found = []
     for look, way in enumerate(ways):
@@ -110,10 +107,9 @@ def _by(
         if runs:
             found.append(
                 Series(
-                    name=way + (f" {y.removesuffix('_us')}" if dashed else ""),
+                    name=way,
                     points=[(float(r[0][x]), median_of(r, y)) for r in runs],
                     look=look,
-                    dashed=dashed,
                     titles=[_title(r) for r in runs],
                 )
             )
@@ -179,7 +175,8 @@ def _cells(runs: _Runs) -> Iterator[str]:
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> Iterator[str]:
     if skipped:
         yield "<h2>Not measured</h2>"
-        yield _pairs({one["what"]: one["reason"] for one in skipped})
+        for one in skipped:
+            yield f"<p>{escape(one['what'])}: {escape(one['reason'])}</p>"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -31,8 +31,7 @@ def surroundings(target: Target, *, tree: Tree | None = None) -> dict[str, Any]:
         "cpu": machine["cpu"],
         "cores": int(machine["cores"]),
         "memory_bytes": memory_bytes(),
-        "gpu": machine.get("gpu"),
-        "driver": machine.get("driver"),
+        **{name: machine[name] for name in ("gpu", "driver") if name in machine},
         "versions": {"iopipe": iopipe.__version__, "python": machine["python"], **_versions()},
     }
 

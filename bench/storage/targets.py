@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from iopipe.bench.storage.testfile import write_test_file
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.storage import PosixStore, open_store
+from iopipe.storage.objects import SCHEMES
 from iopipe.storage.posix import plain_path
 from iopipe.topology.mounts import mount_of
 from iopipe.topology.tree import Tree
@@ -94,8 +96,13 @@ def _local(path: str) -> tuple[tuple[str, int], ...]:
     return _sized(path, [(one, files.size(one)) for one in paths])
 
 
+def remote_backend(url: str) -> Literal["objects", "auto"]:
+    """'auto' is what `open_store` picks by itself."""
+    return "objects" if url.partition("://")[0].lower() in SCHEMES else "auto"
+
+
 def _remote(url: str) -> tuple[tuple[str, int], ...]:
-    store = open_store(url)
+    store = open_store(url, prefer="objects" if remote_backend(url) == "objects" else None)
     try:
         paths = store.glob(url) if _PATTERN.search(url) else [url]
         return _sized(url, [(path, store.size(path)) for path in paths])

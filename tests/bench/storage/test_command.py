@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fakes.chromium import CHROMIUM, chromium
+from fakes.object_server import ObjectServer
 
 import iopipe
 from iopipe.bench.storage import quick
@@ -153,6 +154,31 @@ def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_url_is_read_by_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ObjectServer()
+    try:
+        server.objects["a/b.tar"] = os.urandom(1 << 20)
+        url = f"{server.url}a/b.tar?signature=secret"
+        code = _bench(
+            server.url + "a/b.tar", "--block-sizes", "64KiB", "--seconds", "0.05", "--repeats", "1",
+            "--json", tmp_path / "a.json",
+        )  # fmt: skip
+        assert code == 0
+        content = json.loads((tmp_path / "a.json").read_text())
+        assert {row["backend"] for row in content["rows"]} == {"objects"}
+        assert {row["cache"] for row in content["rows"]} == {"remote"}
+        assert {one["reason"].partition(":")[0] for one in content["skipped"]} == {
+            "there is no CUDA device for this process"
+        }
+        assert _bench(url.replace("b.tar", "none.tar")) == 1
+        shown = capsys.readouterr()
+        assert "secret" not in shown.out + shown.err
+        assert _bench("--verify", server.url + "a/b.tar") == 1
+        assert "--verify needs local files" in capsys.readouterr().err
+    finally:
+        server.close()
+
+
 # ---- one sentence --------------------------------------------------------------------
 
 
@@ -229,7 +255,7 @@ def test_the_page_nests_and_holds_every_picture(results: Path) -> None:
     assert not {"script", "link", "img", "iframe"} & set(parsed.tags)
     assert not re.search(r"(src|href)=|url\(|@import|https?:", page)
     text = " ".join(parsed.words)
-    for title in ("against queue depth", "against block size", "latency against", "roofline"):
+    for title in ("against queue depth", "against block size", "p99 latency", "roofline"):
         assert title in text
     assert "Not measured" in text and "no CUDA device" in text
 
@@ -254,7 +280,7 @@ def test_curves_put_points_in_their_places() -> None:
     )
     found = re.findall(r'mark-of s0" transform="translate\(([\d.]+) ([\d.]+)\)"', drawn)
     *places, _ = [(float(x), float(y)) for x, y in found]  # the last one is the legend's
-    assert places == [(64.0, 145.0), (624.0, 14.0)]  # 1.0 is half of the way up
+    assert places == [(84.0, 145.0), (624.0, 14.0)]  # 1.0 is half of the way up
     assert curves([], x=axis, y=linear, label="l") == ""
 
 
