@@ -114,7 +114,11 @@ def run_workload(options: argparse.Namespace, console: Console) -> int:
     workload = workload_of(options.workload, options.accelerator)
     if len(options.target) != 1 or len(options.backends or ()) > 1:
         raise PipelineError("a workload reads from one place through one backend: give one of each")
+    if options.num_accelerators is not None and options.num_accelerators < 1:
+        raise PipelineError(f"--num-accelerators {options.num_accelerators}: give 1 or more")
     if options.to_gpu:
+        if (options.num_accelerators or 1) > 1:
+            raise PipelineError("--to-gpu computes on one GPU, which is one accelerator")
         GpuAccelerator()  # an error now, not after minutes of writing files
     metric = "AU-to-GPU" if options.to_gpu else "AU (DLIO definition)"
     begun = time.monotonic()
@@ -150,8 +154,6 @@ def run_workload(options: argparse.Namespace, console: Console) -> int:
 def _search(trials: Trials, options: argparse.Namespace, begun: float) -> int:
     """The largest number that passes; one GPU stands for one accelerator."""
     if options.num_accelerators is not None:
-        if options.num_accelerators < 1:
-            raise PipelineError("--num-accelerators must be 1 or more")
         number = options.num_accelerators
         return number if trials.passes(number) else 0
     most = 1 if options.to_gpu else _MOST_ACCELERATORS

@@ -129,9 +129,11 @@ class DirectStore:
                 known = latest = (path, self._file(path))
             file = known[1]
             length = len(buffer)
-            if length and not (
-                (offset | length) & file.offset_mask
-                or address(first_byte(buffer)) & file.memory_mask
+            if (
+                length
+                and offset >= 0
+                and not (offset | length) & file.offset_mask
+                and not address(first_byte(buffer)) & file.memory_mask
             ):
                 try:
                     if preadv(file.fd, (buffer,), offset) == length:
@@ -167,8 +169,11 @@ class DirectStore:
                     file = self._file(path)
                     latest, descriptor = path, file.fd
                     offset_mask, memory_mask = file.offset_mask, file.memory_mask
-                if length and not (
-                    (offset | length) & offset_mask or address(first_byte(buffer)) & memory_mask
+                if (
+                    length
+                    and offset >= 0
+                    and not (offset | length) & offset_mask
+                    and not (memory_mask and address(first_byte(buffer)) & memory_mask)
                 ):
                     try:
                         if preadv(descriptor, (buffer,), offset) == length:
