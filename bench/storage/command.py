@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_URL",
         help="a folder gets a test file of its own; files, patterns and URLs are read as they are",
     )
-    parser.add_argument("--size", type=size_in_bytes, default=1 << 30, help="of the test file")
+    parser.add_argument("--size", type=size_in_bytes, help="of the test file (1GiB)")
     axes = parser.add_argument_group("what is measured")
     axes.add_argument("--backends", type=_list_of(_one_of(BACKENDS)), metavar="A,B")
     axes.add_argument("--block-sizes", type=_list_of(size_in_bytes), metavar="4KiB,1MiB")
@@ -64,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     axes.add_argument("--batch", type=int, help="requests handed over at once")
     effort = parser.add_argument_group("how long")
-    effort.add_argument("--seconds", type=float, default=1.0, help="of a run, at most (1)")
-    effort.add_argument("--repeats", type=int, default=3, help="rounds over all jobs (3)")
-    effort.add_argument("--budget", type=float, default=120.0, help="seconds, a target (120)")
+    effort.add_argument("--seconds", type=float, help="of a run, at most (1)")
+    effort.add_argument("--repeats", type=int, help="rounds over all jobs (3)")
+    effort.add_argument("--budget", type=float, help="seconds, a target (120)")
     effort.add_argument("--verify", action="store_true", help="compare every byte")
     output = parser.add_argument_group("results")
     output.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--sample-bytes", type=size_in_bytes, help="with --quick: of one sample")
     other.add_argument("--compare", type=Path, nargs=2, metavar=("A.json", "B.json"))
     other.add_argument("--workload", choices=WORKLOAD_NAMES, help="of MLPerf Storage and others")
-    other.add_argument("--accelerator", choices=ACCELERATORS, default="h100", help="(h100)")
+    other.add_argument("--accelerator", choices=ACCELERATORS, help="(h100)")
     other.add_argument("--num-accelerators", type=int, help="so many; the largest that pass")
     other.add_argument("--to-gpu", action="store_true", help="deliver into the GPU, real kernels")
     parser.set_defaults(run=run)
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     # Into a file or a pipe a line is as long as it needs to be.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     mode = _mode(options)
+    _fill_in(options)
     if mode == "compare":
         from iopipe.bench.storage.compare import compare, print_comparison
 
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         from iopipe.bench.storage.quick import quick
 
         answer = quick(options.target, sample_bytes=options.sample_bytes)
-        console.print(answer.sentence, soft_wrap=True)
+        console.print(answer.sentence, soft_wrap=True, markup=False)
         if options.json:
             write_json(options.json, answer.as_json())
         return 0
@@ -213,17 +214,28 @@ def _mode(options: argparse.Namespace) -> str:
         raise PipelineError(f"--{' and --'.join(chosen)} do not go together: give one of them")
     mode = chosen[0] if chosen else "sweep"
     axes = ("backends", "block_sizes", "queue_depths", "access", "destinations", "cache", "io")
+    axes += ("batch",)
+    effort = ("size", "seconds", "repeats", "budget", "verify")
+    accelerators = ("accelerator", "num_accelerators", "to_gpu")
     idle = {
-        "sweep": ("sample_bytes", "num_accelerators", "to_gpu"),
-        "quick": (*axes, "batch", "verify", "html", "num_accelerators", "to_gpu"),
-        "workload": (*axes[1:], "batch", "verify", "html", "sample_bytes"),
-        "compare": (*axes, "batch", "verify", "json", "html", "target", "sample_bytes"),
+        "sweep": ("sample_bytes", *accelerators),
+        "quick": (*axes, *effort, "html", *accelerators),
+        "workload": (*axes[1:], "repeats", "verify", "html", "sample_bytes"),
+        "compare": (*axes, *effort, "json", "html", "target", "sample_bytes", *accelerators),
     }[mode]
     for name in idle:
-        if getattr(options, name):
+        if getattr(options, name) not in (None, False, []):
             shown = "a target" if name == "target" else f"--{name.replace('_', '-')}"
             raise PipelineError(f"{shown} has no effect on a {mode}: leave it out")
     return mode
+
+
+def _fill_in(options: argparse.Namespace) -> None:
+    """What was not given, once it is known what was."""
+    defaults = {"size": 1 << 30, "seconds": 1.0, "repeats": 3, "budget": 120.0}
+    for name, value in {**defaults, "accelerator": "h100"}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], str]:
