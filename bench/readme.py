@@ -60,9 +60,9 @@ def kernel_tables(results: Path) -> str:
 
 
 def store_tables(results: Path) -> str:
-    """Markdown: stores of local files, from tmpfs and from a disk; object stores."""
-    places = (("stores_tmpfs_cpu", "tmpfs"), ("stores_disk_cpu", "ext4 on a disk"))
-    read = {path.stem: json.loads(path.read_text()) for path in results.glob("*_cpu.json")}
+    """Markdown: stores of local files beside fio, from tmpfs and from a disk; object stores."""
+    places = (("storage_fio_tmpfs", "tmpfs"), ("storage_fio_disk", "ext4 on a disk"))
+    read = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
     local = (_stores(read[name], place) for name, place in places)
     return "\n\n".join((*local, _objects(read["objects_cpu"])))
 
@@ -111,7 +111,7 @@ def _stores(content: dict[str, Any], place: str) -> str:
     names = list(dict.fromkeys(name for name, _ in rows))
     lines = [
         f"| {name} | "
-        + " | ".join(_spread(rows[name, block]["gbps"], 2) for block in blocks)
+        + " | ".join(_beside_fio(rows[name, block]) for block in blocks)
         + " | "
         + " / ".join(f"{rows[name, block]['cpu_s_per_gb']['median']:.2f}" for block in blocks)
         + " |"
@@ -120,8 +120,9 @@ def _stores(content: dict[str, Any], place: str) -> str:
     runs = content["rows"][0]["runs"]
     return "\n".join(
         (
-            f"Random aligned reads of one file of {cache['bytes'] >> 20} MiB on {place}, GB/s, "
-            f"median (least to greatest) of {runs} interleaved runs; CPU seconds per GB.",
+            f"Random aligned reads of one file of {cache['bytes'] >> 20} MiB on {place}: GB/s, "
+            f"median (least to greatest) of {runs} interleaved runs; in bold the ratio to fio's "
+            f"same job, by throughput and by CPU time; CPU seconds per GB.",
             "",
             f"| store | {' | '.join(sizes)} | CPU s/GB |",
             f"|---|{'---|' * len(sizes)}---|",
@@ -136,6 +137,13 @@ def _stores(content: dict[str, Any], place: str) -> str:
 
 def _ours(row: dict[str, Any]) -> bool:
     return bool(row["name"] == "iopipe")
+
+
+def _beside_fio(row: dict[str, Any]) -> str:
+    shown = _spread(row["gbps"], 2)
+    if "ratio" in row:
+        shown += f" **{row['ratio']['median']:.2f}, {row['cpu_ratio']['median']:.2f}**"
+    return shown
 
 
 def _kernel_row(row: dict[str, Any]) -> str:

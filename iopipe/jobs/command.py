@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, shuffles: bool) -> None:
     parser.add_argument("--format", default="webdataset", help="of the shards that are written")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shard-samples", type=int, metavar="N")
-    size.add_argument("--shard-bytes", type=_bytes, default=256 << 20, metavar="SIZE")
+    size.add_argument("--shard-bytes", type=size_in_bytes, default=256 << 20, metavar="SIZE")
     if shuffles:
         parser.add_argument("--shuffle-seed", type=int, metavar="SEED")
         parser.add_argument(
@@ -197,7 +197,7 @@ def _as_dict(report: JobReport) -> dict[str, Any]:
     }
 
 
-def _bytes(text: str) -> int:
+def size_in_bytes(text: str) -> int:
     """'256MiB', '1GB', '5000'."""
     lower = text.lower().removesuffix("b")
     digits = lower.rstrip("kmgi")

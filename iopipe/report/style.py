@@ -122,5 +122,19 @@ canvas:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
   .bar .value { grid-row: 1; grid-column: 2; font-size: .825rem; white-space: normal; }
   #steps { height: 15rem; } .card { padding: .85rem .8rem; } dl { grid-template-columns: 1fr; }
   dd { margin: 0 0 .4rem; } }
+.curves { display: block; width: 100%; height: auto; }
+.curves text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
+.curves .label { fill: var(--ink); font-weight: 600; }
+.grid { stroke: var(--line); fill: none; }
+.line { fill: none; stroke: var(--series); stroke-width: 2; }
+.dashed { stroke-dasharray: 5 4; stroke-width: 1.5; } .mark-of { fill: var(--series); }
+.key { width: 1.75rem; height: .875rem; margin-right: .4rem; vertical-align: -.1rem; }
+.s0 { --series: #0b5daf; } .s1 { --series: #c53504; } .s2 { --series: #0a8a48; }
+.s3 { --series: #a0559b; } .s4 { --series: #b26e00; } .s5 { --series: #2b8fa8; }
+.s6 { --series: #6b6b6b; } .s7 { --series: #5a4fcf; }
+@media (prefers-color-scheme: dark) {
+  .s0 { --series: #6db3f2; } .s1 { --series: #ff7a4d; } .s2 { --series: #3ed68a; }
+  .s3 { --series: #d88fd2; } .s4 { --series: #f0b23a; } .s5 { --series: #63cfe8; }
+  .s6 { --series: #b0b0b0; } .s7 { --series: #a99bff; } }
 """
 )

@@ -156,7 +156,9 @@ class Descriptors:
             file = OpenFile(os.open(path, flags))
             found = os.fstat(file.fd)
             check_regular(path, found.st_mode)
-            if self._direct:
+            file.device, file.inode = found.st_dev, found.st_ino
+            # What lies in memory has no blocks: there the flag changes nothing.
+            if self._direct and not file.is_in_memory():
                 file.set_alignment(ask_alignment(file.fd, path))
             if self._advice is not None:
                 os.posix_fadvise(file.fd, 0, 0, self._advice)
@@ -166,7 +168,6 @@ class Descriptors:
             if self._direct and error.errno == errno.EINVAL:
                 raise _direct_error(path) from error
             raise storage_error("open", path, error) from error
-        file.device, file.inode = found.st_dev, found.st_ino
         return file
 
 

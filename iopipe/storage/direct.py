@@ -92,8 +92,7 @@ class DirectStore:
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
         self._threads.check_usable()
-        request = ReadRequest(path, offset, buffer)
-        return self._read(self._file(path), request)
+        return self._reader()(ReadRequest(path, offset, buffer))
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
         self._threads.check_usable()
@@ -108,8 +107,11 @@ class DirectStore:
         reads = SharedReads(len(requests))
         if not requests:
             return reads
-        reader = self._reader()
-        self._threads.start(requests, deque(range(len(requests))), reads, reader)
+        left = deque(range(len(requests)))
+        if self._threads.num_threads == 0:
+            reads.here = lambda: self._read_here(requests, left, reads)
+        else:
+            self._threads.start(requests, left, reads, self._reader())
         return reads
 
     def _reader(self) -> ReadOne:
@@ -127,9 +129,11 @@ class DirectStore:
                 known = latest = (path, self._file(path))
             file = known[1]
             length = len(buffer)
-            if length and not (
-                (offset | length) & file.offset_mask
-                or address(first_byte(buffer)) & file.memory_mask
+            if (
+                length
+                and offset >= 0
+                and not (offset | length) & file.offset_mask
+                and not address(first_byte(buffer)) & file.memory_mask
             ):
                 try:
                     if preadv(file.fd, (buffer,), offset) == length:
@@ -140,6 +144,46 @@ class DirectStore:
             return self._read(file, request)
 
         return read
+
+    def _read_here(
+        self, requests: Sequence[ReadRequest], left: deque[int], reads: SharedReads
+    ) -> None:
+        """Serve the requests at the indices in `left` in this thread, one after the other; once,
+        however often it is waited for.
+
+        As `_reader` has it, but in one loop: a call for each request would cost a tenth of a
+        read of 4 KB.
+        """
+        if left:
+            self._threads.check_usable()
+        places, num_bytes = list(left), reads.num_bytes
+        left.clear()
+        latest: str | None = None
+        preadv, address, first_byte = os.preadv, ctypes.addressof, ctypes.c_char.from_buffer
+        for place in places:
+            request = requests[place]
+            path, offset, buffer = request.path, request.offset, request.buffer
+            length = len(buffer)
+            try:
+                if path != latest:
+                    file = self._file(path)
+                    latest, descriptor = path, file.fd
+                    offset_mask, memory_mask = file.offset_mask, file.memory_mask
+                if (
+                    length
+                    and offset >= 0
+                    and not (offset | length) & offset_mask
+                    and not (memory_mask and address(first_byte(buffer)) & memory_mask)
+                ):
+                    try:
+                        if preadv(descriptor, (buffer,), offset) == length:
+                            num_bytes[place] = length
+                            continue
+                    except OSError:  # the longer way meets it again and says what failed
+                        pass
+                num_bytes[place] = self._read(file, request)
+            except StorageError as error:
+                reads.errors[place] = error
 
     def describe(self) -> str:
         return f"direct: preadv with O_DIRECT, {self._threads.num_threads} threads"

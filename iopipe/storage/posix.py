@@ -123,13 +123,7 @@ class PosixStore:
 
     def _submit(self, requests: Sequence[ReadRequest]) -> Reads:
         reads = SharedReads(len(requests))
-        files: dict[str, OpenFile | None] = {}
-        missing: deque[int] = deque()
-        for index, request in enumerate(requests):
-            num_bytes = self._read_from_page_cache(request, files)
-            reads.num_bytes[index] = num_bytes or 0
-            if num_bytes is None or num_bytes < len(request.buffer):
-                missing.append(index)
+        missing = self._copy_cached(requests, reads.num_bytes)
         if missing:
             self._threads.start(requests, missing, reads, self._read_request)
         return reads
@@ -153,35 +147,49 @@ class PosixStore:
         check_regular(path, found.st_mode)
         return found
 
-    def _read_from_page_cache(
-        self, request: ReadRequest, files: dict[str, OpenFile | None]
-    ) -> int | None:
-        """Bytes that could be copied without waiting for the device; None where none could.
+    def _copy_cached(self, requests: Sequence[ReadRequest], num_bytes: list[int]) -> deque[int]:
+        """Copy what needs no waiting for the device; the indices of the requests that are left.
 
         A short count may also be the end of the file, which only a plain read proves (Linux
         5.9 and 5.10 may return 0 before it, see preadv2(2)).  That read starts from the
         beginning: by then the path may name another file.
 
         The caller never opens a file, which may wait for a disk or a server: a file that is
-        not open yet is one for the threads.  `files` holds the lookups of this submission.
+        not open yet is one for the threads.  Each file is looked up once a submission.  All in
+        one loop: a call for each request would cost a tenth of a read of 4 KB.
         """
-        if len(request.buffer) > _INLINE_LIMIT_BYTES or request.offset < 0:
-            return None
-        path = request.path
-        if path not in files:
-            files[path] = self._file_for_inline_reads(plain_path(path))
-        file = files[path]
-        if file is None or file.device in self._without_nowait:
-            return None
-        flags = 0 if file.device in self._in_memory else os.RWF_NOWAIT
-        try:
-            return os.preadv(file.fd, [request.buffer], request.offset, flags)
-        except OSError as error:
-            # EAGAIN: not in the cache.  Any other error comes again, and is reported, when a
-            # thread reads the request without the flag.
-            if error.errno == errno.EOPNOTSUPP:
-                self._forgo_nowait(file, path)
-            return None
+        missing: deque[int] = deque()
+        files: dict[str, OpenFile | None] = {}
+        latest: str | None = None
+        file: OpenFile | None = None
+        flags, preadv = 0, os.preadv
+        for index, request in enumerate(requests):
+            path, offset, buffer = request.path, request.offset, request.buffer
+            if path != latest:
+                if path not in files:
+                    files[path] = self._file_for_inline_reads(plain_path(path))
+                latest, file = path, files[path]
+                in_memory = file is not None and file.device in self._in_memory
+                flags = 0 if in_memory else os.RWF_NOWAIT
+            length = len(buffer)
+            if file is None or length > _INLINE_LIMIT_BYTES or offset < 0:
+                missing.append(index)
+                continue
+            try:
+                count = preadv(file.fd, (buffer,), offset, flags)
+            except OSError as error:
+                # EAGAIN: not in the cache.  Any other error comes again, and is reported, when
+                # a thread reads the request without the flag.
+                missing.append(index)
+                if error.errno == errno.EOPNOTSUPP:
+                    self._forgo_nowait(file, path)
+                    files.clear()
+                    latest = None
+                continue
+            num_bytes[index] = count
+            if count < length:
+                missing.append(index)
+        return missing
 
     def _file_for_inline_reads(self, path: str) -> OpenFile | None:
         file = self._files.peek(path)
@@ -205,12 +213,11 @@ class PosixStore:
         if offset < 0:  # preadv2(2) would take -1 for "where the descriptor stands"
             raise StorageError(f"cannot read {path!r} at offset {offset}: give 0 or more")
         file = self._files.get(plain_path(path))
-        num_done = 0
         try:
-            while num_done < len(buffer):
-                num_bytes = os.preadv(file.fd, [buffer[num_done:]], offset + num_done)
-                if num_bytes == 0:
-                    break
+            num_done = os.preadv(file.fd, (buffer,), offset)
+            num_bytes = num_done
+            while num_bytes and num_done < len(buffer):
+                num_bytes = os.preadv(file.fd, (buffer[num_done:],), offset + num_done)
                 num_done += num_bytes
         except OSError as error:
             action = f"read {len(buffer)} bytes at offset {offset} of"

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from iopipe.errors import PipelineError, StorageError
 from iopipe.protocols import ReadRequest
 from iopipe.storage import DirectStore, alignment, open_store
 from iopipe.storage.alignment import ASSUMED, Alignment, ask_alignment, pieces
+from iopipe.storage.descriptors import OpenFile
 
 POWERS = st.sampled_from([1, 4, 512, 4096])
 
@@ -140,10 +142,32 @@ def test_blocks_larger_than_the_bounce_buffers(
 ) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     monkeypatch.setattr(alignment, "_statx", lambda: Statx(0x27FF, 4, 1 << 16))
+    monkeypatch.setattr(OpenFile, "is_in_memory", lambda file: False)
     store = DirectStore(bounce_bytes=8192)
     with pytest.raises(StorageError, match="wants 4 and 65536 bytes of alignment, bounce_bytes is"):
         store.read_into(str(tmp_path / "a"), 0, memoryview(bytearray(3)))
     store.close()
+
+
+def test_what_lies_in_memory_is_read_in_place_at_any_offset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tmpfs has no blocks; its kernel takes O_DIRECT since Linux 6.6 and ignores it."""
+    monkeypatch.setattr(DirectStore, "_read_pieces", None)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = os.path.join(folder, "a")
+        data = os.urandom(10_000)
+        Path(path).write_bytes(data)
+        for store in (DirectStore(num_threads=0), DirectStore(num_threads=2)):
+            room = memoryview(bytearray(5003))[1:]
+            try:
+                assert store.submit([ReadRequest(path, 77, room)]).wait() == [5002]
+            except StorageError as error:
+                if "serves no direct reads" in str(error):
+                    pytest.skip(str(error))
+                raise
+            assert room == data[77 : 77 + 5002]
+            store.close()
 
 
 def test_without_threads_the_one_who_waits_reads(tmp_path: Path) -> None:
