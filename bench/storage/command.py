@@ -213,7 +213,15 @@ def _mode(options: argparse.Namespace) -> str:
     if len(chosen) > 1:
         raise PipelineError(f"--{' and --'.join(chosen)} do not go together: give one of them")
     mode = chosen[0] if chosen else "sweep"
-    axes = ("backends", "block_sizes", "queue_depths", "access", "destinations", "cache", "io")
+    axes: tuple[str, ...] = (
+        "backends",
+        "block_sizes",
+        "queue_depths",
+        "access",
+        "destinations",
+        "cache",
+        "io",
+    )
     axes += ("batch",)
     effort = ("size", "seconds", "repeats", "budget", "verify")
     accelerators = ("accelerator", "num_accelerators", "to_gpu")

@@ -27,7 +27,8 @@ from iopipe.bench.storage.lanes import cuda_torch
 from iopipe.bench.storage.targets import Target
 from iopipe.errors import DataError
 from iopipe.jobs.command import size_in_bytes
-from iopipe.storage.gds import DeviceRead, GdsStore
+from iopipe.storage.device import DeviceRead
+from iopipe.storage.gds import GdsStore
 
 _STAMP_BYTES = 16 << 20
 _WRITERS = 8

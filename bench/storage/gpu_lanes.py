@@ -15,7 +15,8 @@ from iopipe.bench.storage.jobs import Job
 from iopipe.bench.storage.lanes import Lane, Submission, check_complete, cuda_torch
 from iopipe.errors import StorageError
 from iopipe.protocols import ReadRequest, Store
-from iopipe.storage.gds import DeviceRead, GdsStore
+from iopipe.storage.device import DeviceRead
+from iopipe.storage.gds import GdsStore
 
 
 def make_gpu_lane(store: Store, job: Job, paths: Sequence[str], blocks: Blocks) -> Lane:

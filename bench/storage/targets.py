@@ -18,7 +18,7 @@ from typing import Literal
 from iopipe.bench.storage.testfile import write_test_file
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.storage import PosixStore, open_store
-from iopipe.storage.objects import SCHEMES
+from iopipe.storage.object_client import SCHEMES
 from iopipe.storage.posix import plain_path
 from iopipe.topology.mounts import mount_of
 from iopipe.topology.tree import Tree
