@@ -126,7 +126,7 @@ def test_feeds_are_compared(
     table = training_table(content)
     median = ours["images_per_second"]["median"]
     assert f"| iopipe (workers {ours['settings']['workers']}) | 1 | {median:,.0f} (" in table
-    assert f"{100 * ours['input_overhead']['median']:.2f} (" in table
+    assert f"{100 * ours['input_overhead']['median']:,.2f} (" in table
     assert "iopipe     input overhead" in capsys.readouterr().out
 
 
