@@ -37,6 +37,7 @@ class Orders:
     """What a rank is told, as JSON."""
 
     part: str
+    """One of `PARTS`, or several with commas between them."""
     rank: int
     world: int
     places: int

@@ -150,5 +150,5 @@ def pages_of_slots() -> dict[int, int]:
 
 def contexts() -> list[int]:
     """The GPUs that this process has a context on: more than its own is memory wasted there."""
-    driver: Any = torch._C  # which has this in builds with CUDA alone
-    return [gpu for gpu in range(torch.cuda.device_count()) if driver._cuda_hasPrimaryContext(gpu)]
+    binding: Any = torch._C
+    return [g for g in range(torch.cuda.device_count()) if binding._cuda_hasPrimaryContext(g)]

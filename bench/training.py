@@ -11,7 +11,9 @@ import argparse
 import itertools
 import os
 import statistics
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +37,8 @@ class Contestant:
     """Settings; the fastest of them in a short training is taken."""
     settings: dict[str, Any] = field(default_factory=dict)
     tried: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    """Why it does not take part any longer."""
     windows: list[Window] = field(default_factory=list)
 
 
@@ -70,31 +74,43 @@ def compare(
     """Tune each, then train on all of them in turns; the windows are added to them.
 
     What happens once (compilation, cuDNN's choice of algorithms) is done before, since whoever
-    fed it would have time to fill its queues.
+    fed it would have time to fill its queues.  One that fails is out, with its error; the
+    others go on.
     """
     run_window(FEEDS["synthetic"], job, training, Length(warmup=length.warmup))
     for contestant in contestants:
         _tune(contestant, job, training, replace(length, seconds=length.seconds / 2))
     for number in range(num_rounds):
         for contestant in contestants if number % 2 == 0 else reversed(contestants):
-            window = _run(contestant, contestant.settings, job, training, length)
-            contestant.windows.append(window)
-            on_window(contestant, window)
+            if contestant.error is not None:
+                continue
+            found = _run(contestant, contestant.settings, job, training, length)
+            if isinstance(found, str):
+                contestant.error = found
+                continue
+            contestant.windows.append(found)
+            on_window(contestant, found)
 
 
 def _tune(contestant: Contestant, job: Job, training: Training, length: Length) -> None:
     """With one candidate there is nothing to try."""
-    if len(contestant.candidates) > 1:
-        for settings in contestant.candidates:
-            window = _run(contestant, settings, job, training, length)
-            contestant.tried.append(
-                {"settings": settings, "images_per_second": window.images_per_second}
-            )
-        best = max(contestant.tried, key=lambda one: one["images_per_second"])
-        contestant.settings = best["settings"]
-        print(f"{contestant.feed:10} {contestant.tried}", flush=True)
-    elif contestant.candidates:
-        contestant.settings = contestant.candidates[0]
+    contestant.settings = contestant.candidates[0]
+    if len(contestant.candidates) == 1:
+        return
+    for settings in contestant.candidates:
+        found = _run(contestant, settings, job, training, length)
+        outcome = (
+            {"error": found}
+            if isinstance(found, str)
+            else {"images_per_second": found.images_per_second}
+        )
+        contestant.tried.append({"settings": settings, **outcome})
+        print(f"{contestant.feed:10} {contestant.tried[-1]}", flush=True)
+    ran = [one for one in contestant.tried if "error" not in one]
+    if not ran:
+        contestant.error = contestant.tried[-1]["error"]
+        return
+    contestant.settings = max(ran, key=lambda one: one["images_per_second"])["settings"]
 
 
 def _run(
@@ -103,16 +119,21 @@ def _run(
     job: Job,
     training: Training,
     length: Length,
-) -> Window:
+) -> Window | str:
+    """What was measured, or what went wrong."""
     with on_cpus(first_cores(contestant.cores)):
         feed = FEEDS[contestant.feed]
-        return run_window(feed, replace(job, settings=settings), training, length)
+        try:
+            return run_window(feed, replace(job, settings=settings), training, length)
+        except Exception as error:  # whatever a peer raises: it is shown, and in the results
+            traceback.print_exc()
+            return f"{type(error).__name__}: {error}"
 
 
 def rows(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
     """One a contestant; the overhead is that against the synthetic window of the same round."""
     synthetic = next((one for one in contestants if one.feed == "synthetic"), None)
-    return [_row(one, synthetic) for one in contestants if one.windows]
+    return [_row(one, synthetic) for one in contestants if one.windows or one.error]
 
 
 def _row(contestant: Contestant, synthetic: Contestant | None) -> dict[str, Any]:
@@ -122,9 +143,13 @@ def _row(contestant: Contestant, synthetic: Contestant | None) -> dict[str, Any]
         "cores": contestant.cores,
         "settings": contestant.settings,
         "tried": contestant.tried,
-        **{name: spread([run[name] for run in runs]) for name in runs[0]},
-        "runs": runs,
     }
+    if contestant.error is not None:
+        row["error"] = contestant.error
+    if not runs:
+        return row
+    row |= {name: spread([run[name] for run in runs]) for name in runs[0]}
+    row["runs"] = runs
     if synthetic is not None and synthetic is not contestant:
         row["input_overhead"] = spread(overheads(contestant.windows, synthetic.windows))
     return row
@@ -144,7 +169,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Prepare the files, compare, write after every window what is known; the rows."""
+    """Prepare the files, compare, write after every window what is known; the rows.
+
+    Exits with 1 where a contestant failed.
+    """
     options = _options(arguments)
     contestants = _contestants(options)
     device = options.device if options.device == "cpu" else "cuda:0"
@@ -168,9 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             on_window=save,
         )
     found = rows(contestants)
+    _write(options, cache, found)
     for row in found:
         if "input_overhead" in row:
             print(f"{row['name']:10} input overhead {_percent(row['input_overhead'])}", flush=True)
+    if any("error" in row for row in found):
+        sys.exit(1)
     return found
 
 

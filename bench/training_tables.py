@@ -11,7 +11,7 @@ from typing import Any
 
 def training_table(content: Mapping[str, Any]) -> str:
     """Feeds of one network: rates, and what the input costs."""
-    rows = content["rows"]
+    rows = [row for row in content["rows"] if "runs" in row]
     how = "compiled" if rows[0]["compiled"] else "eager"
     machine = content["environment"]
     lines = [

@@ -77,7 +77,7 @@ class CudaLink:
 
     def follow(self, work: Callable[[], None]) -> Event:
         """Let `work` enqueue what comes after the copies so far; the event of its end."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             work()
             return self._stream.record_event()
 

@@ -48,7 +48,7 @@ class Work:
         if self.stream is None:
             yield
             return
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             yield
 
     def empty(self, num_bytes: int) -> torch.Tensor:
@@ -56,7 +56,10 @@ class Work:
 
     def host(self, num_bytes: int) -> torch.Tensor:
         """Page-locked where there is a device to copy to; torch keeps it until that is done."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self.stream is not None)
+        if self.stream is None:
+            return torch.empty(num_bytes, dtype=torch.uint8)
+        with torch.cuda.device(self.device):  # else it makes a context on GPU 0 as well
+            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
 
     def upload(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """The array on the device."""

@@ -126,8 +126,33 @@ def test_feeds_are_compared(
     table = training_table(content)
     median = ours["images_per_second"]["median"]
     assert f"| iopipe (workers {ours['settings']['workers']}) | 1 | {median:,.0f} (" in table
-    assert f"{100 * ours['input_overhead']['median']:.2f} (" in table
+    assert f"{100 * ours['input_overhead']['median']:,.2f} (" in table
     assert "iopipe     input overhead" in capsys.readouterr().out
+
+
+def test_one_that_fails_is_out_and_the_others_go_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(job: Job) -> Any:
+        if job.settings["workers"] == 1:
+            raise RuntimeError("no luck")
+        return FEEDS["synthetic"](job)
+
+    monkeypatch.setitem(FEEDS, "torch", broken)
+    monkeypatch.setitem(FEEDS, "dali", broken)
+    options = (
+        f"--images {images} --json {tmp_path / 'out.json'} --device cpu --model tiny --cores 1 "
+        "--feeds torch,dali,synthetic --batch 4 --size 16 --samples 8 --shards 1 --seconds 0.02 "
+        "--warmup 1 --rounds 1 --torch-cores 1 --sweep torch.workers=1,2 --sweep dali.workers=1 "
+        "--sweep dali.threads=1 --sweep dali.form=whole --sweep dali.load=1"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        main(options.split())
+    one, other, synthetic = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert one["tried"][0]["error"] == "RuntimeError: no luck"
+    assert one["settings"] == {"workers": 2} and len(one["runs"]) == 1
+    assert other["error"] == "RuntimeError: no luck" and "runs" not in other
+    assert len(synthetic["runs"]) == 1
 
 
 def test_overheads_are_paired_by_round() -> None:
