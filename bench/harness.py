@@ -32,6 +32,8 @@ _PACKAGES = (
     "simplejpeg",
     "opencv-python-headless",
     "webdataset",
+    "nvidia-dali-cuda130",
+    "nvidia-nvimgcodec-cu13",
 )
 _SAMPLE_SECONDS = 0.2
 _QUIET_CORES = 0.1
