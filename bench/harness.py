@@ -34,6 +34,7 @@ _PACKAGES = (
     "webdataset",
     "torchvision",
     "nvidia-dali-cuda130",
+    "nvidia-nvimgcodec-cu13",
 )
 _SAMPLE_SECONDS = 0.2
 _QUIET_CORES = 0.1

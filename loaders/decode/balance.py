@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LEAST = 1 / 64
+_LEAST = 1 / 256
 _STEP = 0.5
 _MEMORY = 0.7
 """How much of the smoothed seconds of a unit of work stays at each measurement."""

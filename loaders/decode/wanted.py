@@ -12,8 +12,8 @@ differs is the JPEG decoder under it:
     cpu exact, dali on the CPU       libjpeg-turbo, accurate transforms: the reference
     cpu scaled                       smaller transforms: close for photographs, not bounded
                                      (bench/results/decode_parity_cpu.json)
-    dali, nvimgcodec, hybrid on GPU  nvJPEG with interpolated chroma: a few units off, most pixels
-                                     none; tests/loaders/test_engines_gpu.py holds the bound
+    dali, nvimgcodec, hybrid on GPU  nvJPEG with interpolated chroma: not the same bits; the bound
+                                     is the one of tests/loaders/test_engines_gpu.py
 
 Damage: 'cpu' names every image whose data libjpeg or Pillow complains about, down to the last row
 that is wanted.  The other decoders see less: a JPEG that was cut off is found out beforehand, and

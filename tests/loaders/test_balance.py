@@ -84,7 +84,7 @@ def test_a_lane_that_slows_down_gives_away_and_gets_back() -> None:
 def test_a_lane_that_does_nearly_nothing_keeps_being_asked() -> None:
     costs = [lambda work: work / 1e-6, lambda work: work / 10]
     history = _steps(Balancer([0.5, 0.5]), costs, 60)
-    assert history[-1][0] == pytest.approx(1 / 64, abs=1e-3)
+    assert history[-1][0] == pytest.approx(1 / 256, abs=1e-4)
     assert sum(history[-1]) == pytest.approx(1)
 
 
