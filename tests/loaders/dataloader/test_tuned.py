@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import threading
 import weakref
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_threads_that_are_added_work_and_those_too_many_get_nothing_to_do() -> N
         assert loader.knobs is not None
         loader.knobs.turn({PREFETCH: 3, WORKERS: 5})
         next(iterator)
-        assert sum(one.name.startswith("iopipe-worker-") for one in threading.enumerate()) == 5
+        assert [worker.is_alive() for worker in iterator._workers] == [True] * 5
         assert len(iterator._task_info) == 15
         loader.knobs.turn({PREFETCH: 1, WORKERS: 2})
         for _ in range(30):
