@@ -163,7 +163,8 @@ class CachedStore:
                 entry.read_into(part.offset, part.buffer)
         finally:
             entry.close()
-        self.num_hits += 1
+        with self._lock:
+            self.num_hits += 1
         return True
 
     def _filled(self, name: str, known: _Known, block: ByteRange, wanted: Sequence[Part]) -> bool:
@@ -175,7 +176,8 @@ class CachedStore:
                 return True
             if not is_ours:
                 return False
-            self.num_misses += 1
+            with self._lock:
+                self.num_misses += 1
             content = self._fetched(known, block, wanted)
             for part in wanted:
                 if part.buffer.obj is not content.obj:

@@ -93,7 +93,6 @@ class CacheFolder:
             return None
         if self._verified.get(name) != (about.st_ino, about.st_ctime_ns):
             if not is_whole(name, descriptor, about.st_size):
-                self.num_damaged += 1
                 self._drop_damaged(path, about.st_ino)
                 return None
         if time.time() - about.st_mtime > _TOUCH_SECONDS:
@@ -109,6 +108,7 @@ class CacheFolder:
             if about.st_ino == inode:
                 os.unlink(path)
                 used.add(-about.st_size)
+                self.num_damaged += 1
 
     # ---- filling -----------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def pattern_of(key: str) -> str:
 
 def parts_of(answer: Any, num_bytes: int) -> Iterator[memoryview]:
     """The bytes of an answer.  A large one is copied out while it still comes, by parts that
-    caches hold: that takes a tenth less CPU than to collect it first."""
+    caches hold: that takes less CPU than to collect it first."""
     if num_bytes <= _COLLECTED_BYTES:
         yield memoryview(answer.bytes()).cast("B")[:num_bytes]
         return

@@ -279,20 +279,20 @@ class ObjectStore:
                 what = f"cannot {action} {shown(path)}"
                 if not (is_refused or may_pass(error)):
                     raise self._mapped(error, what) from cleaned(error)
-                seconds = self._deadline_seconds
-                if is_of_credentials(error) and seconds > _CREDENTIAL_SECONDS:
-                    seconds = _CREDENTIAL_SECONDS
-                if time.monotonic() + pause > begun + seconds:
-                    if is_of_credentials(error):
-                        raise self._mapped(error, what) from cleaned(error)
-                    text = f"{what} within {seconds:g} s: {said(error)}"
-                    raise StorageError(text) from cleaned(error)
+                if time.monotonic() + pause > begun + self._patience_seconds(error):
+                    if not is_of_credentials(error):
+                        what += f" within {self._deadline_seconds:g} s"
+                    raise self._mapped(error, what) from cleaned(error)
                 _log.debug("%s %s again: %s", action, shown(path), said(error))
             else:
                 self._pace.served()
                 return result
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _MAX_BACKOFF_SECONDS)
+
+    def _patience_seconds(self, error: Exception) -> float:
+        limit = _CREDENTIAL_SECONDS if is_of_credentials(error) else self._deadline_seconds
+        return min(limit, self._deadline_seconds)
 
     def _note(self, error: Exception, start: float) -> bool:
         is_refused = is_too_often(error)

@@ -4,6 +4,7 @@
 # One monitor, one disk that is a sparse file, no authentication inside, one user outside.
 set -euo pipefail
 action=$1 folder=$2
+unset PYTHONPATH PYTHONHOME # `ceph` is a script of the system's Python, with that one's packages
 
 wait_for() { # seconds, command...
     local end=$((SECONDS + $1))

@@ -18,6 +18,8 @@ from iopipe.protocols import ReadRequest, Store
 from iopipe.storage.cache import CachedStore
 from iopipe.storage.objects import ObjectStore
 
+pytestmark = pytest.mark.timeout(300)  # the first test that needs it waits for Ceph to start
+
 CONTENT = np.random.default_rng(8).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
 
 
@@ -45,9 +47,11 @@ def web(tmp_path: Path) -> Iterator[Nginx]:
         yield server
 
 
-def opened(bucket: Bucket, **options: object) -> ObjectStore:
+def opened(bucket: Bucket, hedge_share: float = 0.02, **options: object) -> ObjectStore:
     place = {**bucket.options, **options}
-    return ObjectStore(bucket.url, options=place, part_bytes=1 << 18, deadline_seconds=30)
+    return ObjectStore(
+        bucket.url, options=place, part_bytes=1 << 18, deadline_seconds=30, hedge_share=hedge_share
+    )
 
 
 def fetched(store: Store, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
@@ -177,7 +181,7 @@ def test_faults_between_us_and_radosgw(ceph_bucket: Bucket, faults: list[str]) -
 def test_latency_and_wrong_tags_between_us_and_radosgw(ceph_bucket: Bucket) -> None:
     path = ceph_bucket.put("behind.bin", CONTENT)
     proxy = FaultyProxy(ceph_bucket.endpoint)
-    with closing(opened(ceph_bucket, endpoint=proxy.endpoint)) as store:
+    with closing(opened(ceph_bucket, 1.0, endpoint=proxy.endpoint)) as store:
         fetched(store, path, [(number, 1000) for number in range(100)])
         proxy.faults.append("late")
         assert fetched(store, path, [(5, 1000)]) == [CONTENT[5:1005]]
