@@ -213,8 +213,10 @@ def _mode(options: argparse.Namespace) -> str:
     if len(chosen) > 1:
         raise PipelineError(f"--{' and --'.join(chosen)} do not go together: give one of them")
     mode = chosen[0] if chosen else "sweep"
-    axes = ("backends", "block_sizes", "queue_depths", "access", "destinations", "cache", "io")
-    axes += ("batch",)
+    axes = (
+        *("backends", "block_sizes", "queue_depths", "access", "destinations", "cache", "io"),
+        "batch",
+    )
     effort = ("size", "seconds", "repeats", "budget", "verify")
     accelerators = ("accelerator", "num_accelerators", "to_gpu")
     idle = {
