@@ -213,16 +213,10 @@ def _mode(options: argparse.Namespace) -> str:
     if len(chosen) > 1:
         raise PipelineError(f"--{' and --'.join(chosen)} do not go together: give one of them")
     mode = chosen[0] if chosen else "sweep"
-    axes: tuple[str, ...] = (
-        "backends",
-        "block_sizes",
-        "queue_depths",
-        "access",
-        "destinations",
-        "cache",
-        "io",
+    axes = (
+        *("backends", "block_sizes", "queue_depths", "access", "destinations", "cache", "io"),
+        "batch",
     )
-    axes += ("batch",)
     effort = ("size", "seconds", "repeats", "budget", "verify")
     accelerators = ("accelerator", "num_accelerators", "to_gpu")
     idle = {

@@ -51,7 +51,7 @@ def test_jobs_are_those_of_fio() -> None:
         job = one.job(128 << 10)
         assert job.direct == ("direct" in one.fio)
         assert job.queue_depth == (64 if "depth 64" in one.fio else 1), name
-    assert OURS["posix"].job(4096).batch == 64
+    assert OURS["posix"].job(4096).batch == 256
     assert OURS["posix, a request a call"].job(4096).batch == 1
 
 

@@ -41,14 +41,14 @@ def test_the_gpu_is_reached_by_all_but_maps() -> None:
 def test_batches() -> None:
     jobs = _grid(block_bytes=(4096, 1 << 20)).jobs(in_memory=False)
     found = {(job.backend, job.cache, job.block_bytes): job.batch for job in jobs}
-    assert found["posix", "warm", 4096] == 64  # in memory: a submission of up to 1 MiB
+    assert found["posix", "warm", 4096] == 256  # in memory: a submission of up to 16 MiB
     assert found["posix", "cold", 4096] == 1  # every read has its own latency
     assert found["direct", "bypassed", 4096] == 1
-    assert found["posix", "warm", 1 << 20] == 1
+    assert found["posix", "warm", 1 << 20] == 16
     assert found["uring", "bypassed", 4096] == 2  # four lanes
     assert {job.batch for job in _grid(batch=3).jobs(in_memory=False)} == {1, 3}
     in_memory = _grid(backends=("direct",)).jobs(in_memory=True)
-    assert [job.batch for job in in_memory] == [64]
+    assert [job.batch for job in in_memory] == [256]
 
 
 @pytest.mark.parametrize(
