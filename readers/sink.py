@@ -104,7 +104,7 @@ class _Behind:
     def __init__(self, put: Callable[[list[bytes], int], None]) -> None:
         self._put = put
         self._given: SimpleQueue[tuple[list[bytes], int] | None] = SimpleQueue()
-        self._outcomes: SimpleQueue[OSError | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         self._is_busy = False
         self._thread = Thread(target=self._run, name="iopipe-behind", daemon=True)
         self._thread.start()
@@ -131,7 +131,7 @@ class _Behind:
         while (given := self._given.get()) is not None:
             try:
                 self._put(*given)
-            except OSError as error:
+            except BaseException as error:  # raised by whoever waits
                 self._outcomes.put(error)
             else:
                 self._outcomes.put(None)

@@ -13,7 +13,7 @@ UNPAD, GATHER, JOIN, PAD = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl
 """What a copy does, by the side that its rows are counted on: see `far_begin`."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def ends_of_tile(offsets, tokens, num_rows):  # type: ignore[no-untyped-def]
     """The rows of the tile's first and last token: the greatest that begin there or before,
     or row 0."""

@@ -130,3 +130,24 @@ def test_every_configuration_gives_the_same_bits(device: str) -> None:
         taken, _ = gather_rows(values, offsets, rows, total=total, config=config)
         assert torch.equal(taken, expected)
     assert torch.equal(gather_rows(values, offsets, rows, total=total)[0], expected)
+
+
+@pytest.mark.gpu
+def test_encoded_images_captured_in_a_graph() -> None:
+    lengths = [100_003, 0, 70_001, 5, 250_000, 8192] * 9
+    values, offsets = column(lengths, (torch.uint8, ()), torch.int64, "cuda")
+    rows = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).to("cuda")
+    out = torch.empty_like(values), torch.empty_like(offsets)
+
+    def take() -> None:
+        gather_rows(values, offsets, rows, total=len(values), out=out)
+
+    take()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        take()
+    out[0].zero_()
+    graph.replay()
+    by_words = Config(blocks={"tokens": 1024, "words": 1})
+    expected, _ = gather_rows(values, offsets, rows, total=len(values), config=by_words)
+    assert torch.equal(out[0], expected)
