@@ -35,7 +35,9 @@ from iopipe.errors import DataError, MissingDependency
 
 _log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("native.c")
+_SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("native.c", "huffman.c", "resize.c", "native.h")
+)
 _FLAGS = ("-std=c11", "-O3", "-march=native", "-shared", "-fPIC")
 _FUNCTIONS = (
     *("jpeg_std_error", "jpeg_CreateDecompress", "jpeg_mem_src", "jpeg_read_header"),
@@ -164,7 +166,7 @@ def _jpeg_library() -> Any:
 def _built() -> Path:
     """The shared object, compiled where no process has done so."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    source = _SOURCE.read_bytes()
+    source = b"".join(path.read_bytes() for path in _SOURCES)
     processor = _processor()
     key = hashlib.blake2b(source + processor + repr(_FLAGS).encode(), digest_size=12).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "iopipe", "native")
@@ -176,7 +178,8 @@ def _built() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         made = Path(name, "native.so")
-        command = [compiler, *_FLAGS, os.fspath(_SOURCE), "-o", os.fspath(made), "-lm"]
+        code = [os.fspath(path) for path in _SOURCES if path.suffix == ".c"]
+        command = [compiler, *_FLAGS, *code, "-o", os.fspath(made), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MissingDependency(
