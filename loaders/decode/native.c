@@ -68,7 +68,6 @@ void iopipe_free_scratch(void *scratch) {
     free_huffman(one->huffman);
     free(one->pixels);
     free(one->rows);
-    free(one->sums);
     free(one);
 }
 
@@ -130,7 +129,7 @@ static int decode(Job *job, Scratch *scratch, Decompress *image, int out_height,
     unit /= image->scale_denom;
     if (is_ours) take_over(scratch->huffman, image, begin / unit, (begin + span - 1) / unit + 1);
     size_t stride = 3 * (size_t)span;
-    if (!grown((void **)&scratch->pixels, &scratch->pixel_bytes, stride * (size_t)height))
+    if (!grown((void **)&scratch->pixels, &scratch->pixel_bytes, stride * (size_t)height + BEHIND))
         return NO_MEMORY;
     if (top > 0) lib.skip_scanlines(image, (uint32_t)top);
     for (int row = 0; row < height;) {

@@ -106,13 +106,17 @@ _Static_assert(offsetof(struct errors, num_warnings) == 128, "num_warnings");
 typedef struct {
     unsigned char *pixels;
     int16_t *rows;
-    int32_t *sums;
-    size_t pixel_bytes, row_bytes, sum_bytes;
+    size_t pixel_bytes, row_bytes;
     struct Huffman *huffman;
 } Scratch;
 
 int grown(void **memory, size_t *have, size_t want);
 
+/* ---- resize.c ---------------------------------------------------------------------------- */
+
+enum { BEHIND = 16 }; /* bytes behind the last pixel that are read, whatever is in them */
+
+/* 0: no memory. */
 int resize(Scratch *scratch, const unsigned char *pixels, size_t stride, int height, int width,
            unsigned char *out, int out_height, int out_width, int mirrored);
 
