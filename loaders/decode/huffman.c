@@ -17,7 +17,7 @@
 
 #include "native.h"
 
-enum { LOOK = 11, PEEK = 64 - LOOK, EOB = 192, LONG = 100, MAX_STEP = 40 };
+enum { LOOK = 10, PEEK = 64 - LOOK, EOB = 192, LONG = 100, MAX_STEP = 40 };
 enum { PADDING = MAX_BLOCKS * 64 * 4 + 16 }; /* 31 bits a symbol at most */
 
 /* An entry of a table: bits 0-5 those to consume, 8-15 how far the coefficients go on (or EOB,
