@@ -133,7 +133,7 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`tune kernels` and `bench kernels`."""
+    """`tune kernels`, `bench kernels` and `bench loader`."""
     tune = commands.add_parser("tune", help="search for the fastest configurations")
     tuned = tune.add_subparsers(required=True, metavar="WHAT").add_parser(
         "kernels", help="on this GPU; they are looked up from then on"
@@ -144,12 +144,14 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tuned.add_argument("--check", action="store_true", help="only say which files are out of date")
     tuned.set_defaults(run=_tune_kernels)
     bench = commands.add_parser("bench", help="measure")
-    benched = bench.add_subparsers(required=True, metavar="WHAT").add_parser(
-        "kernels", help="against torch.compile and others, on this GPU"
-    )
+    benches = bench.add_subparsers(required=True, metavar="WHAT")
+    benched = benches.add_parser("kernels", help="against torch.compile and others, on this GPU")
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
+    from iopipe.bench.loader_command import add_arguments as add_loader_arguments
+
+    add_loader_arguments(benches.add_parser("loader", help="a pipeline alone, on this machine"))
 
 
 def _profile(options: argparse.Namespace) -> int:

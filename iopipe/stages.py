@@ -27,6 +27,7 @@ Takes: TypeAlias = Literal["samples", "batch"]
 
 Crop: TypeAlias = Literal["random", "center", "none"]
 Fidelity: TypeAlias = Literal["exact", "scaled"]
+EngineName: TypeAlias = Literal["cpu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class ImageOptions:
     """Share of the image's area that a random crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of a random crop before the resize."""
+    engine: EngineName = "cpu"
+    """What decodes.  'cpu': libjpeg-turbo and Pillow."""
     max_pixels: int = 178_956_970
     """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
 

@@ -79,7 +79,7 @@ typedef struct {
     int32_t top, left, height, width; /* the region, in pixels of the whole image */
     int32_t mirrored;
     int32_t is_scaled; /* fidelity: a smaller DCT where that is enough, and faster transforms */
-    unsigned char *out; /* [out_height, out_width, 3] */
+    unsigned char *out; /* [out_height, out_width, 3], or the region's own size where that is 0 */
     int32_t status;     /* 0, or what was wrong */
 } Job;
 
@@ -142,6 +142,12 @@ static int decode(Job *job, Scratch *scratch, Decompress *image, int out_height,
     if ((uint32_t)(top + height) == image->output_height) lib.finish(image);
     if (image->err->num_warnings) return DAMAGED;
     const unsigned char *region = scratch->pixels + 3 * (size_t)((uint32_t)left - begin);
+    if (out_height == 0) {
+        for (int row = 0; row < height; row++)
+            memcpy(job->out + 3 * (size_t)width * (size_t)row, region + stride * (size_t)row,
+                   3 * (size_t)width);
+        return FINE;
+    }
     if (!resize(scratch, region, stride, height, width, job->out, out_height, out_width,
                 job->mirrored))
         return NO_MEMORY;
@@ -175,7 +181,8 @@ static int run_job(Job *job, Scratch *scratch, int out_height, int out_width, ch
     return status;
 }
 
-/* Work on `num_jobs` images; stops at the first that fails and gives its number, else -1. */
+/* Work on `num_jobs` images, which are not resized where `out_height` is 0; stops at the first
+ * that fails and gives its number, else -1. */
 int iopipe_decode(Job *jobs, int num_jobs, void *scratch, int out_height, int out_width,
                   char *message) {
     for (int number = 0; number < num_jobs; number++) {
