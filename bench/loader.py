@@ -64,12 +64,14 @@ def prepare(images: Path, folder: Path, *, num_samples: int, num_shards: int) ->
 
 def contestants(folder: Path, options: argparse.Namespace) -> list[Contestant]:
     """Ours in both fidelities, then the peers, each with its data beside the shards."""
-    seconds = ("--seconds", str(options.seconds), "--warmup", str(options.warmup))
+    common: list[str] = []
+    for option in ("seconds", "warmup", "batch"):
+        common += [f"--{option}", str(getattr(options, option))]
     ours = (sys.executable, "-m", "iopipe.bench.loader_run", str(folder / "shards"))
     found = [
         Contestant(
             f"iopipe {fidelity}",
-            (*ours, "--fidelity", fidelity, "--threads", str(options.threads), *seconds),
+            (*ours, "--fidelity", fidelity, "--threads", str(options.threads), *common),
         )
         for fidelity in ("exact", "scaled")
     ]
@@ -79,7 +81,7 @@ def contestants(folder: Path, options: argparse.Namespace) -> list[Contestant]:
         subprocess.run((*script, "--prepare"), check=True, stdout=subprocess.DEVNULL)
         peer = PEERS[name]
         how = (f"--{peer.by}", str(options.threads), "--fidelity", "scaled")
-        found.append(Contestant(peer.title, (*script, *how, *seconds)))
+        found.append(Contestant(peer.title, (*script, *how, *common)))
     return found
 
 
@@ -132,6 +134,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="or processes, of each loader (2)")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=256)
     options = parser.parse_args()
     missing = PEERS.keys() - {name for name, _ in options.peer_python}
     if missing:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from iopipe.bench.harness import residency, run_one, write_results
-from iopipe.bench.loader_run import opened
 from iopipe.bench.measure import add_options
 from iopipe.errors import PipelineError
 from iopipe.stages import EngineName
@@ -41,6 +40,8 @@ def run_command(options: argparse.Namespace) -> int:
     if options.decode not in get_args(EngineName):
         known = ", ".join(get_args(EngineName))
         raise PipelineError(f"--decode is {options.decode!r}; iopipe has {known}")
+    from iopipe.bench.loader_run import opened  # loads torch, which no other command needs
+
     source, has_images = opened(options.dataset)
     files = [Path(shard) for shard in source.shards if os.path.isfile(shard)]
     before = residency(files)
@@ -75,6 +76,8 @@ def settings(
     """What is tried: six settings at most, one where it is given."""
     if threads and workers:
         raise PipelineError("threads decode, or worker processes do: give --threads or --workers")
+    if threads and not has_images:
+        raise PipelineError("no images are decoded here: leave --threads out, or give --workers")
     if threads or workers:
         return [(threads or 0, workers or 0)]
     by_threads = {max(1, num_cpus // 2), num_cpus, 2 * num_cpus} if has_images else {0}

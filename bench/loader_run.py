@@ -13,7 +13,6 @@ from typing import Any
 
 import iopipe
 from iopipe.bench.measure import add_options, measured, show
-from iopipe.binding import READ_THREADS
 from iopipe.loaders.decode.cpu import IMAGE_EXTENSIONS
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import Source
@@ -47,10 +46,6 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
             engine=options.decode,
         )
         pipeline = pipeline.decode(images, concurrency=options.threads or None)
-    elif options.threads not in (None, 0, READ_THREADS):
-        raise iopipe.PipelineError(
-            f"{options.dataset} holds no images to decode: leave --threads out, or give --workers"
-        )
     pipeline = pipeline.batch(options.batch, drop_last=True)
     if options.device != "cpu":
         pipeline = pipeline.to(options.device)
