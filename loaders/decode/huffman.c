@@ -2,7 +2,8 @@
  *
  * libjpeg asks its entropy decoder for one MCU after the other; here it asks this one.  Blocks
  * outside the region are only stepped over: several symbols by one look into a table, which says
- * how many bits and coefficients they take.  The others cost one look a symbol.
+ * how many bits and coefficients they take.  In the others a look gives one coefficient or two,
+ * with their values, where these bits show them whole; of photographs 95 in 100 are so.
  *
  * The bits are those of a copy of the scan without stuffed bytes, so that eight bytes are loaded
  * at once and unconditionally; behind it lie as many zero bytes as a MCU can eat.  Whatever is
@@ -29,12 +30,20 @@ enum { PADDING = MAX_BLOCKS * 64 * 4 + 16 }; /* 31 bits a symbol at most */
 #define CODE(entry) ((entry) >> 16 & 31)
 #define SIZE(entry) ((entry) >> 24)
 
+/* An entry of `two`: bits 0-5 those to consume, 8-15 and 16-23 two steps, the second one 0 where
+ * there is one coefficient; 32-47 and 48-63 their values. */
+#define TWO(bits, step, second, value, other)                                             \
+    ((uint64_t)(bits) | (uint64_t)(step) << 8 | (uint64_t)(second) << 16 |                \
+     (uint64_t)(uint16_t)(value) << 32 | (uint64_t)(uint16_t)(other) << 48)
+#define SECOND(two) ((int)((two) >> 16 & 255))
+
 typedef struct {
     HuffmanSpec spec;
     int is_made;
     int32_t last[17], offset[17]; /* of each length: the last code, and symbol - code */
     uint32_t one[1 << LOOK];      /* the first symbol of these bits */
     uint32_t many[1 << LOOK];     /* as many symbols as these bits show */
+    uint64_t two[1 << LOOK];      /* as many coefficients as they show, two at most */
 } Table;
 
 typedef struct {
@@ -84,6 +93,28 @@ static void make_many(Table *table) {
     }
 }
 
+/* The value behind a code: its bits, of which the first one is the sign, turned round. */
+static inline int32_t value_of(uint64_t buffer, uint32_t entry) {
+    uint64_t bits = buffer << CODE(entry);
+    int32_t size = (int32_t)SIZE(entry), is_negative = (int32_t)~(int64_t)(bits >> 32) >> 31;
+    int32_t value = (int32_t)(bits >> 1 >> (63 - size));
+    return value - (is_negative & ((1 << size) - 1));
+}
+
+static void make_two(Table *table) {
+    for (uint64_t bits = 0; bits < 1 << LOOK; bits++) {
+        uint32_t one = table->one[bits], other = table->one[bits << BITS(one) & ((1 << LOOK) - 1)];
+        int32_t value = value_of(bits << PEEK, one);
+        if (STEP(one) == LONG || BITS(one) > LOOK)
+            table->two[bits] = TWO(0, LONG, 0, 0, 0);
+        else if (STEP(one) == EOB || STEP(other) == LONG || BITS(one) + BITS(other) > LOOK)
+            table->two[bits] = TWO(BITS(one), STEP(one), 0, value, value);
+        else
+            table->two[bits] = TWO(BITS(one) + BITS(other), STEP(one), STEP(other), value,
+                                   value_of(bits << PEEK << BITS(one), other));
+    }
+}
+
 static int make_table(Table *table, const HuffmanSpec *spec, int is_dc) {
     if (spec == NULL) return 0;
     if (table->is_made && memcmp(&table->spec, spec, sizeof *spec) == 0) return 1;
@@ -104,6 +135,7 @@ static int make_table(Table *table, const HuffmanSpec *spec, int is_dc) {
         table->last[length] = spec->bits[length] ? code - 1 : -1;
     }
     if (!is_dc) make_many(table);
+    if (!is_dc) make_two(table);
     table->is_made = 1;
     return 1;
 }
@@ -147,7 +179,7 @@ static void next_segment(Decompress *image, struct Huffman *huffman) {
         at += (~bits & 63) >> 3;                             \
         bits |= 56;                                          \
     } while (0)
-#define CONSUME(entry) (buffer <<= BITS(entry), bits -= (entry))
+#define CONSUME(entry) (buffer <<= BITS(entry), bits -= (uint32_t)(entry))
 
 /* Bits left over before a marker, or -1 where more were taken than there are. */
 static int64_t num_unused(const struct Huffman *huffman) {
@@ -186,13 +218,8 @@ static uint32_t long_code(const Table *table, uint64_t buffer, int is_dc) {
     return 0;
 }
 
-/* The value behind a code: its bits, of which the first one is the sign, turned round. */
-static inline int32_t value_of(uint64_t buffer, uint32_t entry) {
-    uint64_t bits = buffer << CODE(entry);
-    int32_t size = (int32_t)SIZE(entry), is_negative = (int32_t)~(int64_t)(bits >> 32) >> 31;
-    int32_t value = (int32_t)(bits >> 1 >> (63 - size));
-    return value - (is_negative & ((1 << size) - 1));
-}
+/* Whether a block is complete with the step that led to `k`. */
+static inline int is_last(int k) { return k == 63 || k >= EOB; }
 
 /* One MCU; where `out` is null it is stepped over.  0: something is odd. */
 static int decode_blocks(struct Huffman *huffman, int16_t (**out)[64]) {
@@ -239,15 +266,28 @@ static int decode_blocks(struct Huffman *huffman, int16_t (**out)[64]) {
         int16_t *coefficients = *out[number];
         while (k < 63) {
             REFILL();
-            entry = ac->one[buffer >> PEEK];
-            next = k + STEP(entry);
-            if (next < 63) {
-                coefficients[ORDER[next]] = (int16_t)value_of(buffer, entry);
-                CONSUME(entry);
+            uint64_t two = ac->two[buffer >> PEEK];
+            int middle = k + STEP(two);
+            next = middle + SECOND(two);
+            for (int left = 3; left && next < 63; left--) { /* looks before bits are short */
+                coefficients[ORDER[middle]] = (int16_t)(two >> 32);
+                coefficients[ORDER[next]] = (int16_t)(two >> 48);
+                CONSUME(two);
                 k = next;
-                entry = ac->one[buffer >> PEEK];
-                next = k + STEP(entry);
+                two = ac->two[buffer >> PEEK];
+                middle = k + STEP(two);
+                next = middle + SECOND(two);
             }
+            if (next < 63) continue;
+            if (middle < 63 ? next == 63 || next >= EOB : next == middle && is_last(next)) {
+                coefficients[ORDER[middle]] = (int16_t)(two >> 32);
+                coefficients[ORDER[next]] = (int16_t)(two >> 48);
+                CONSUME(two);
+                k = next;
+                continue;
+            }
+            entry = ac->one[buffer >> PEEK]; /* the second one is not of this block, or longer */
+            next = k + STEP(entry);
             if (next > 63 && next < EOB) {
                 if (STEP(entry) != LONG) return 0;
                 REFILL();
