@@ -68,25 +68,26 @@ def interleave(
     *,
     num_rounds: int,
     on_run: Callable[[str, Mapping[str, Any]], None],
+    max_tries: int = _MAX_TRIES,
 ) -> dict[str, Runs]:
     """Run all contestants in turns, `num_rounds` times: A B C A B C ...
 
-    A run that others disturbed is made again, a few times at most, and the least disturbed
+    A run that others disturbed is made again, `max_tries` times at most, and the least disturbed
     one is kept: runs are chosen by the foreign load, never by their speed.
     """
     results = {contestant.name: Runs() for contestant in contestants}
     for _ in range(num_rounds):
         for contestant in contestants:
-            row = _quiet_run(contestant, on_run)
+            row = _quiet_run(contestant, on_run, max_tries)
             results[contestant.name].rows.append(row)
     return results
 
 
 def _quiet_run(
-    contestant: Contestant, on_run: Callable[[str, Mapping[str, Any]], None]
+    contestant: Contestant, on_run: Callable[[str, Mapping[str, Any]], None], max_tries: int
 ) -> dict[str, Any]:
     tries: list[dict[str, Any]] = []
-    while len(tries) < _MAX_TRIES:
+    while len(tries) < max_tries:
         row = run_one(contestant.command)
         tries.append({**row, "tries": len(tries) + 1})
         on_run(contestant.name, row)

@@ -9,12 +9,13 @@ and the same work for all: random-resized-crop, mirror, a batch of uint8.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,24 +78,39 @@ def contestants(folder: Path, options: argparse.Namespace) -> list[Contestant]:
     ]
     for name, python in options.peer_python:
         script = (python, str(_PEERS / f"peer_{name}.py"), str(folder))
-        print(f"preparing {name}", flush=True)
-        subprocess.run((*script, "--prepare"), check=True, stdout=subprocess.DEVNULL)
+        _once(folder, name, lambda script=script: _prepared_by(script))
         peer = PEERS[name]
         how = (f"--{peer.by}", str(options.threads), "--fidelity", "scaled")
         found.append(Contestant(peer.title, (*script, *how, *common)))
     return found
 
 
+def _prepared_by(script: tuple[str, ...]) -> None:
+    subprocess.run((*script, "--prepare"), check=True, stdout=subprocess.DEVNULL)
+
+
+def _once(folder: Path, name: str, write: Callable[[], object]) -> None:
+    """Write a dataset where no earlier run with this folder has done so."""
+    if (folder / f"{name}.done").exists():
+        return
+    print(f"preparing {name}", flush=True)
+    write()
+    (folder / f"{name}.done").touch()
+
+
 def main() -> None:
     """Prepare, run everything in turns, write the results."""
     options = _options()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        prepare(options.images, folder, num_samples=options.samples, num_shards=options.shards)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sizes = {"num_samples": options.samples, "num_shards": options.shards}
+        _once(folder, "shards", lambda: prepare(options.images, folder, **sizes))
         found = contestants(folder, options)
-        written = [path for path in folder.rglob("*") if path.is_file()]
+        written = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
         before = residency(written)
-        results = interleave(found, num_rounds=options.rounds, on_run=_show)
+        results = interleave(
+            found, num_rounds=options.rounds, on_run=_show, max_tries=options.tries
+        )
         after = residency(written)
     rows = [
         {"name": name, "num_rounds": options.rounds, **runs.summary(), "runs": runs.rows}
@@ -104,11 +120,10 @@ def main() -> None:
         options.json,
         command=f"python -m iopipe.bench.loader --images DIR --peer-python NAME=PATH ... "
         f"--samples {options.samples} --threads {options.threads} --rounds {options.rounds} "
-        f"--seconds {options.seconds:g} --json FILE",
+        f"--tries {options.tries} --seconds {options.seconds:g} --json FILE",
         cache={"state": "warm", "before": before, "after": after},
         rows=rows,
-        num_samples=options.samples,
-        num_shards=options.shards,
+        **sizes,
         peers={name: requirements(name) for name, _ in options.peer_python},
     )
 
@@ -127,10 +142,13 @@ def _options() -> argparse.Namespace:
         "--peer-python", type=_peer, action="append", default=[], metavar="NAME=PATH",
         help=f"the Python of a peer ({', '.join(PEERS)}), once for each",
     )  # fmt: skip
-    parser.add_argument("--folder", type=Path, help="where the datasets are written")
+    parser.add_argument(
+        "--folder", type=Path, help="where the datasets are written, and found by the next run"
+    )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tries", type=int, default=3, help="of a run that others disturb (3)")
     parser.add_argument("--threads", type=int, default=2, help="or processes, of each loader (2)")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warmup", type=int, default=4)

@@ -20,6 +20,7 @@ def prepare(dataset: Path) -> None:
         for path in loose_files(dataset):
             yield {"jpg": path.read_bytes()}
 
+    datasets.disable_progress_bars()
     features = datasets.Features({"jpg": datasets.Value("binary")})
     made = datasets.Dataset.from_generator(
         rows, features=features, cache_dir=str(dataset / "datasets_cache")

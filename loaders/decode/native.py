@@ -4,8 +4,9 @@ Stands under the decode stage, beside `images` and `resize`, which do the same s
 Invariant: the result is theirs, within one unit of rounding; where the code cannot be built or
 does not agree with them, `load` says why and nothing is decoded here.
 
-The code (native.c) is compiled once by the machine's C compiler into the cache folder, for this
-machine's processor.  It calls the libjpeg-turbo that Pillow brings, or the system's.
+The code (native.c, huffman.c, resize.c) is compiled once by the machine's C compiler into the
+cache folder, for this machine's processor.  It calls the libjpeg-turbo that Pillow brings, or the
+system's, in whose place it decodes the Huffman codes of baseline images.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def why_not() -> str | None:
     try:
         load()
     except MissingDependency as error:
-        _log.warning("images are decoded step by step, which takes 1.4 times as long: %s", error)
+        _log.warning("images are decoded step by step, which takes twice as long: %s", error)
         return str(error)
     return None
 
