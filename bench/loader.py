@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +79,7 @@ def contestants(folder: Path, options: argparse.Namespace) -> list[Contestant]:
     ]
     for name, python in options.peer_python:
         script = (python, str(_PEERS / f"peer_{name}.py"), str(folder))
-        _once(folder, name, lambda script=script: _prepared_by(script))
+        _once(folder, name, partial(_prepared_by, script))
         peer = PEERS[name]
         how = (f"--{peer.by}", str(options.threads), "--fidelity", "scaled")
         found.append(Contestant(peer.title, (*script, *how, *common)))
