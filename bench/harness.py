@@ -53,44 +53,44 @@ class Contestant:
 class Runs:
     """What one contestant measured, run by run."""
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Median, least and greatest of every number."""
-        return {
-            name: {
-                "median": statistics.median(row[name] for row in self.rows),
-                "min": min(row[name] for row in self.rows),
-                "max": max(row[name] for row in self.rows),
-            }
-            for name in self.rows[0]
-        }
+    def summary(self) -> dict[str, Any]:
+        """Median, least and greatest of every number; what is no number as the first run said."""
+        return {name: self._summed_up(name) for name in self.rows[0]}
+
+    def _summed_up(self, name: str) -> Any:
+        values = [row[name] for row in self.rows]
+        if not isinstance(values[0], int | float):
+            return values[0]
+        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def interleave(
     contestants: Sequence[Contestant],
     *,
     num_rounds: int,
-    on_run: Callable[[str, Mapping[str, float]], None],
+    on_run: Callable[[str, Mapping[str, Any]], None],
+    max_tries: int = _MAX_TRIES,
 ) -> dict[str, Runs]:
     """Run all contestants in turns, `num_rounds` times: A B C A B C ...
 
-    A run that others disturbed is made again, a few times at most, and the least disturbed
+    A run that others disturbed is made again, `max_tries` times at most, and the least disturbed
     one is kept: runs are chosen by the foreign load, never by their speed.
     """
     results = {contestant.name: Runs() for contestant in contestants}
     for _ in range(num_rounds):
         for contestant in contestants:
-            row = _quiet_run(contestant, on_run)
+            row = _quiet_run(contestant, on_run, max_tries)
             results[contestant.name].rows.append(row)
     return results
 
 
 def _quiet_run(
-    contestant: Contestant, on_run: Callable[[str, Mapping[str, float]], None]
-) -> dict[str, float]:
-    tries: list[dict[str, float]] = []
-    while len(tries) < _MAX_TRIES:
+    contestant: Contestant, on_run: Callable[[str, Mapping[str, Any]], None], max_tries: int
+) -> dict[str, Any]:
+    tries: list[dict[str, Any]] = []
+    while len(tries) < max_tries:
         row = run_one(contestant.command)
         tries.append({**row, "tries": len(tries) + 1})
         on_run(contestant.name, row)
@@ -99,7 +99,7 @@ def _quiet_run(
     return min(tries, key=lambda row: row["foreign_cores"])
 
 
-def run_one(command: Sequence[str]) -> dict[str, float]:
+def run_one(command: Sequence[str]) -> dict[str, Any]:
     """One run: what the command printed, its peak memory, and the machine's foreign load."""
     foreign = ForeignLoad()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -108,7 +108,7 @@ def run_one(command: Sequence[str]) -> dict[str, float]:
             output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
-    row: dict[str, float] = json.loads(output.splitlines()[-1])
+    row: dict[str, Any] = json.loads(output.splitlines()[-1])
     return {**row, "peak_pss_bytes": watch.peak_bytes, "foreign_cores": foreign.cores()}
 
 
@@ -276,13 +276,16 @@ def write_results(
     command: str,
     cache: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
+    **more: Any,
 ) -> None:
-    """Write a results file: what was run, where, with which cache, and what came out."""
+    """Write a results file: what was run, where, with which cache, and what came out; `more`
+    is what else a reader may want to know."""
     content = {
         "schema": 1,
         "command": command,
         "environment": environment(),
         "cache": dict(cache),
+        **more,
         "rows": [dict(row) for row in rows],
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

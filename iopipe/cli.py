@@ -133,7 +133,7 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`tune kernels`, `bench kernels` and `bench storage`."""
+    """`tune` and `bench`."""
     tune = commands.add_parser("tune", help="search for the fastest configurations")
     what = tune.add_subparsers(required=True, metavar="WHAT")
     _add_tune_pipeline(what)
@@ -149,9 +149,13 @@ def _add_kernels(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     benched.add_argument("--kernel", help="this one only")
     benched.add_argument("--json", type=Path, required=True, help="where the results go")
     benched.set_defaults(run=_bench_kernels)
-    from iopipe.bench.storage.command import add_arguments
+    from iopipe.bench.loader_command import add_arguments as add_loader_arguments
+    from iopipe.bench.storage.command import add_arguments as add_storage_arguments
 
-    add_arguments(benches.add_parser("storage", help="how fast storage is, and what it can feed"))
+    add_loader_arguments(benches.add_parser("loader", help="a pipeline alone, on this machine"))
+    add_storage_arguments(
+        benches.add_parser("storage", help="how fast storage is, and what it can feed")
+    )
 
 
 def _add_tune_pipeline(what: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

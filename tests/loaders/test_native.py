@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "4:2:0": {"subsampling": 2},
     "progressive": {"subsampling": 2, "progressive": True},
     "restarts": {"subsampling": 2, "restart_marker_blocks": 2},
+    "rows of restarts": {"subsampling": 0, "restart_marker_rows": 1},
+    "tables of its own": {"subsampling": 1, "optimize": True},
 }
 
 
@@ -209,6 +212,64 @@ def test_damage_above_the_end_of_the_region_is_told() -> None:
     assert (region(half, (0, 0, 40, 60), (40, 60)) == whole[:40]).all()
     with pytest.raises(DataError, match="cannot be decoded"):
         region(half, (150, 0, 40, 60), (40, 60))
+
+
+@pytest.mark.parametrize("encoding", list(ENCODINGS))
+def test_damage_anywhere_is_judged_as_by_libjpeg(encoding: str) -> None:
+    """Whole images: refused where it warns, and else its pixels."""
+    random = Random(encoding)
+    verdicts = []
+    for number in range(25):
+        height, width = random.randint(1, 60), random.randint(1, 60)
+        good = encoded(photograph(height, width, seed=number), **ENCODINGS[encoding])
+        for _ in range(6):
+            content = damaged(good, random)
+            try:
+                expected = simplejpeg.decode_jpeg(content, "RGB", strict=True)
+            except ValueError:
+                expected = None
+            size = sizes_of(content)
+            if size is None:
+                continue
+            try:
+                found = region(content, (0, 0, *size), size)
+            except DataError:
+                found = None
+            verdicts.append(expected is None)
+            assert (found is None) == (expected is None)
+            assert found is None or (found == expected).all()
+    assert 20 < sum(verdicts) < len(verdicts) - 20
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(random.choice([1, 1, 1, 2, 5])):
+        at = random.randrange(len(changed))
+        changed[at] = random.choice([0, 255, 0xD0 + random.randrange(10), random.randrange(256)])
+    return bytes(changed)
+
+
+def sizes_of(content: bytes) -> tuple[int, int] | None:
+    """What the header says, where it is one of an image that would be decoded here."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    is_plain = colours in ("Gray", "RGB", "YCbCr") and height * width < 1 << 20
+    return (height, width) if is_plain else None
+
+
+@pytest.mark.parametrize("quality", [1, 60, 100])
+def test_coefficients_of_all_sizes(quality: int) -> None:
+    """Noise in black and white has the longest codes and values, and all 64 of a block."""
+    noise = np.random.default_rng(3).integers(0, 2, (90, 90, 3), dtype=np.uint8) * 255
+    for options in ENCODINGS.values():
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "JPEG", quality=quality, **options)
+        whole = simplejpeg.decode_jpeg(file.getvalue(), "RGB")
+        assert (region(file.getvalue(), (0, 0, 90, 90), (90, 90)) == whole).all()
+        part = region(file.getvalue(), (40, 50, 30, 20), (30, 20))
+        assert (part == whole[40:70, 50:70]).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no image at all" * 9])
