@@ -13,7 +13,7 @@ from typing import Any
 
 import iopipe
 from iopipe.bench.measure import add_options, measured, show
-from iopipe.loaders.decode.cpu import IMAGE_EXTENSIONS
+from iopipe.loaders.decode.stage import IMAGE_EXTENSIONS
 from iopipe.pipeline import Pipeline
 from iopipe.protocols import Source
 from iopipe.readers.tokens import TokenSource

@@ -188,11 +188,8 @@ class ArrowSource:
     def row_spans(
         self, ids: Sequence[int] | Int64Array, store: Store | None = None
     ) -> list[RowSpans]:
-        """Where the rows of every column lie in the files.
-
-        A row with a null is a `DataError`; a column that is no numbers of one shape, or is
-        compressed, a `PipelineError`.
-        """
+        """Where the rows of every column lie in the files; a row with a null is a `DataError`, a
+        column that is no numbers of one shape, or is compressed, a `PipelineError`."""
         stretches = self._rows.stretches(np.asarray(ids, np.int64))
         return [self._row_spans(name, *stretches) for name in self.columns]
 
