@@ -22,7 +22,7 @@ from iopipe.kernels.ragged_twin import (
     pad_twin,
     unpad_twin,
 )
-from iopipe.kernels.tuning import Config, Kernel, Problem
+from iopipe.kernels.tuning import Config, Kernel, Problem, resolve
 
 Results = tuple[torch.Tensor, ...]
 
@@ -202,12 +202,14 @@ def _case(
     twin: Callable[[], Results],
 ) -> Case:
     word = str(_word(values)).removeprefix("torch.")
+    problem = Problem(dtypes=(word,), shape=shape)
     return Case(
         kernel=kernel,
         name=name,
-        problem=Problem(dtypes=(word,), shape=shape),
+        problem=problem,
         num_bytes=num_bytes,
-        run=run,
+        # Named, since without a configuration long rows take the form of another kernel.
+        run=lambda config: run(config or resolve(kernel, problem)),
         twin=twin,
         agrees=_equal,
         baselines={"torch.compile": torch.compile(twin, dynamic=False)},
