@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.one:
         block, num_threads = options.one
-        print(json.dumps(_ours(str(options.folder), block, num_threads, options.seconds)))
+        print(json.dumps(_ours(options.folder, block, num_threads, options.seconds)))
         return
     if options.tune:
         print(json.dumps(tuned(options.tune), indent=1))
         return
-    root = options.folder / "root"
+    root = Path(options.folder, "root")
     (root / "shards").mkdir(parents=True, exist_ok=True)
     (root / "shards" / "object.bin").write_bytes(os.urandom(NUM_BYTES))
     rows = [row for job in JOBS for row in _compare(options, root, job)]
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m iopipe.bench.objects", description=__doc__)
-    parser.add_argument("folder", type=Path, help="for the server's files, best on tmpfs")
+    parser.add_argument("folder", help="for the server's files, best on tmpfs")
     parser.add_argument("--peers-python", default=sys.executable, help="has boto3, s3fs, obstore")
     parser.add_argument("--rounds", type=int, default=5, help="A B C, C B A, ...")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run")
@@ -136,7 +136,7 @@ def _ours(endpoint: str, block: int, num_threads: int, seconds: float) -> dict[s
     store = ObjectStore(
         "s3://shards",
         options={
-            "endpoint": endpoint.replace(":/", "://"),
+            "endpoint": endpoint,
             "region": "us-east-1",
             "access_key_id": KEYS[0],
             "secret_access_key": KEYS[1],

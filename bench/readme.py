@@ -83,6 +83,7 @@ def _objects(content: dict[str, Any]) -> str:
         f"{name} {_spread(row['refused'], 0)} times in {row['seconds']['median']:.1f} s"
         for name, row in throttled.items()
     )
+    foreign = max(row["foreign_cores"]["median"] for row in ranges)
     best = next(row for row in rows if row["name"] == "tuning")
     versions = ", ".join(f"{name} {version}" for name, version in cache["peers"].items())
     return "\n".join(
@@ -99,7 +100,9 @@ def _objects(content: dict[str, Any]) -> str:
             f"{best['part_mib']} MiB on {best['concurrency']} connections are fastest.",
             "",
             f"{machine['date']}, {machine['cores']} cores of an {machine['cpu']}, "
-            f"{cache['server']}, {versions}: `{content['command']}`.",
+            f"{cache['server']}, {versions}: `{content['command']}`. The server and others kept up "
+            f"to {foreign:.1f} cores busy beside each client: where that is near the number of "
+            "cores, one speed to another says little, and the CPU seconds say more.",
         )
     )
 

@@ -39,6 +39,8 @@ _FLOCK = struct.Struct("@hhqqi4x")
 _ENTRY = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _LOW_WATER = 0.95
 """How full an eviction leaves the cache: each one looks at every entry, so they must be rare."""
+_UNKNOWN = 1 << 62
+"""More than any limit: whoever publishes next counts again."""
 _TOUCH_SECONDS = 10.0
 """How exactly the order of use is kept: an entry is not touched more often than that."""
 
@@ -107,7 +109,7 @@ class CacheFolder:
             about = os.stat(path)
             if about.st_ino == inode:
                 os.unlink(path)
-                used.add(-about.st_size)
+                used.set(_UNKNOWN)  # it may not have the size that was counted
                 self.num_damaged += 1
 
     # ---- filling -----------------------------------------------------------------------
@@ -198,7 +200,7 @@ class _Used:
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         found = os.pread(self._descriptor, 8, 0)
-        self.num_bytes = int.from_bytes(found, "little") if len(found) == 8 else 1 << 62
+        self.num_bytes = int.from_bytes(found, "little") if len(found) == 8 else _UNKNOWN
 
     def add(self, num_bytes: int) -> None:
         self.set(self.num_bytes + num_bytes)
