@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import iopipe
@@ -58,7 +58,7 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
 
-    def counted() -> Iterator[tuple[int, int]]:
+    def counted() -> Generator[tuple[int, int], None, None]:
         with pipeline_of(options).run(num_epochs=None) as run:
             for batch in run:
                 yield len(batch["__key__"]), sum(map(_num_bytes, batch.values()))

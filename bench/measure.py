@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measured(
-    open_loader: Callable[[], Iterator[Any]],
+    open_loader: Callable[[], Generator[tuple[int, int], None, None]],
     options: argparse.Namespace,
     *,
     wait: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """`open_loader()` gives an endless iterator over (samples, bytes) of batches; `wait` comes
-    back when everything that was handed over is where it should be.
+    """`open_loader()` gives (samples, bytes) of batches without end, and is closed behind the
+    last one; `wait` comes back when everything that was handed over is where it should be.
 
     The clock of the first batch starts before the loader is opened, that of the rate after the
     warm-up.  gbps counts the bytes of the batches, 10^9 of them a second.
@@ -59,6 +59,7 @@ def measured(
         num_bytes += size
     wait()
     elapsed, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
+    batches.close()
     return {
         "dataset": Path(str(options.dataset)).name,
         "decode": options.decode,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def run(
         prepare(options.dataset)
         return
 
-    def counted() -> Iterator[tuple[int, int]]:
+    def counted() -> Generator[tuple[int, int], None, None]:
         for pixels in batches(options):
             assert pixels.shape[1:] == (options.size, options.size, 3), pixels.shape
             yield len(pixels), pixels.nbytes

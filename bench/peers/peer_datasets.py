@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from epochs import epochs
 from peer import loose_files, run
-from torch.utils.data import DataLoader
 from transform import Transform
 
 
@@ -37,17 +37,8 @@ def batches(options: argparse.Namespace) -> Iterator[Any]:
         }
 
     stored = datasets.load_from_disk(str(options.dataset / "datasets")).with_transform(decoded)
-    loader = DataLoader(
-        stored,
-        batch_size=options.batch,
-        shuffle=options.shuffle != "none",
-        num_workers=options.workers or 0,
-        persistent_workers=bool(options.workers),
-        drop_last=True,
-    )
-    while True:
-        for batch in loader:
-            yield batch["jpg"]
+    for batch in epochs(stored, options, shuffle=options.shuffle != "none"):
+        yield batch["jpg"]
 
 
 if __name__ == "__main__":

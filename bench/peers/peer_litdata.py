@@ -10,6 +10,7 @@ from typing import Any
 import litdata
 import numpy as np
 import torch
+from epochs import epochs
 from peer import loose_files, run
 from transform import Transform
 
@@ -41,15 +42,7 @@ def prepare(dataset: Path) -> None:
 def batches(options: argparse.Namespace) -> Iterator[Any]:
     transform = Transform(options.size, options.fidelity)
     chunks = Chunks(options.dataset / "litdata", transform, shuffle=options.shuffle != "none")
-    loader = litdata.StreamingDataLoader(
-        chunks,
-        batch_size=options.batch,
-        num_workers=options.workers or 0,
-        persistent_workers=bool(options.workers),
-        drop_last=True,
-    )
-    while True:
-        yield from loader
+    return epochs(chunks, options, litdata.StreamingDataLoader)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from epochs import epochs
 from peer import loose_files, run
-from torch.utils.data import DataLoader
 from transform import Transform
 
 
@@ -58,15 +58,7 @@ def prepare(dataset: Path) -> None:
 
 
 def batches(options: argparse.Namespace) -> Iterator[Any]:
-    loader = DataLoader(
-        Shards(options),
-        batch_size=options.batch,
-        num_workers=options.workers or 0,
-        persistent_workers=bool(options.workers),
-        drop_last=True,
-    )
-    while True:
-        yield from loader
+    return epochs(Shards(options), options)
 
 
 if __name__ == "__main__":

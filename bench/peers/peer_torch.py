@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from epochs import epochs
 from peer import loose_files, run
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transform import Transform
 
 
@@ -28,16 +29,9 @@ class LooseFiles(Dataset[Any]):
 
 
 def batches(options: argparse.Namespace) -> Iterator[Any]:
-    loader = DataLoader(
-        LooseFiles(loose_files(options.dataset), Transform(options.size, options.fidelity)),
-        batch_size=options.batch,
-        shuffle=options.shuffle != "none",
-        num_workers=options.workers or 0,
-        persistent_workers=bool(options.workers),
-        drop_last=True,
-    )
-    while True:
-        yield from loader
+    transform = Transform(options.size, options.fidelity)
+    files = LooseFiles(loose_files(options.dataset), transform)
+    return epochs(files, options, shuffle=options.shuffle != "none")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def test_the_rate_is_that_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> 
     cpu = iter([5.0, 6.5])
     monkeypatch.setattr(measure, "_cpu_seconds", lambda: next(cpu))
 
-    def batches() -> Iterator[tuple[int, int]]:
+    def batches() -> Generator[tuple[int, int], None, None]:
         for seconds in (3.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 99.0):
             now[0] += seconds
             yield 10, 4_000_000_000
