@@ -19,7 +19,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not gpu and not dali and not fuzz_long"
+	$(BIN)/pytest -m "not gpu and not dali and not s3 and not fuzz_long"
 
 # The kernels once more, with the oldest Triton that is supported, beside the pinned one.
 test-oldest-triton: $(READY)

@@ -54,7 +54,7 @@ def images(device: str) -> bool:
 
     def batch(device: str) -> tuple[PackedImages, ImageParameters]:
         packed = PackedImages(
-            data=data.to(device),
+            data=_in_whole_words(data, device),
             offsets=torch.tensor([0, 3 * 37 * 53], device=device),
             heights=torch.tensor([37, 8], dtype=torch.int32, device=device),
             widths=torch.tensor([53, 5], dtype=torch.int32, device=device),
@@ -67,6 +67,13 @@ def images(device: str) -> bool:
     result = transform_images(*batch(device), options).cpu()
     exact = image_twin.transform_images_twin(*batch("cpu"), options)
     return image_twin.agrees(result, exact, options)
+
+
+def _in_whole_words(data: torch.Tensor, device: str) -> torch.Tensor:
+    """The image kernel reads aligned words of four bytes, the last one of them as a whole: no
+    allocation of a GPU ends within one, but the tool counts its bytes."""
+    room = torch.empty(-(-len(data) // 4) * 4, dtype=torch.uint8, device=device)
+    return room[: len(data)].copy_(data)
 
 
 def tokens(device: str) -> bool:

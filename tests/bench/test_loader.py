@@ -26,6 +26,9 @@ ROW = {
     *("gbps", "first_batch_seconds", "peak_rss_bytes", "threads", "workers"),
 }
 PEERS = Path(loader.__file__).resolve().parent / "peers"
+needs_peers = pytest.mark.skipif(
+    not PEERS.exists(), reason="the peers' scripts are part of a checkout alone"
+)
 
 
 # ---- the command -------------------------------------------------------------------------
@@ -149,6 +152,7 @@ def test_the_rate_is_that_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> 
 # ---- peers -------------------------------------------------------------------------------
 
 
+@needs_peers
 def test_every_peer_has_a_script_and_pinned_packages() -> None:
     scripts = {path.stem.removeprefix("peer_") for path in PEERS.glob("peer_*.py")}
     pinned = {path.stem for path in (PEERS / "requirements").glob("*.txt")}
@@ -158,6 +162,7 @@ def test_every_peer_has_a_script_and_pinned_packages() -> None:
         assert lines and all(line.count("==") == 1 for line in lines), name
 
 
+@needs_peers
 def test_peers_prepare_and_take_turns_with_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
 ) -> None:

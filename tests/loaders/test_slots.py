@@ -70,6 +70,14 @@ def test_slots_that_became_too_small_are_replaced() -> None:
     assert ring.num_allocated == 1
 
 
+def test_the_first_batches_make_all_slots_and_later_ones_none() -> None:
+    link = FakeLink()
+    ring = _ring(link, num_slots=3)
+    for number in range(10):
+        ring.give_back(ring.take(100))
+        assert link.num_host_allocations == min(number + 1, 3)
+
+
 def test_lent_memory_comes_back_with_the_last_tensor() -> None:
     ring = _ring(FakeLink())
     slot = ring.take(64)
