@@ -53,9 +53,12 @@ class Ring:
         *,
         num_slots: int,
         events: Events | None,
+        fills_up: bool = False,
     ) -> None:
+        """With `fills_up` the first `num_slots` to take one get a new one each."""
         self._allocate = allocate
         self._num_slots = num_slots
+        self._fills_up = fills_up
         self._events = events
         self._free: deque[Slot] = deque()
         self._lent: dict[int, _Loan] = {}
@@ -65,18 +68,17 @@ class Ring:
     def take(self, num_bytes: int) -> Slot:
         """A slot of at least `num_bytes`.
 
-        A new one while there are fewer than `num_slots`, so that what the first batches did
-        not need is not allocated in the middle of a training.  Then with `events` one whose
-        event is done, else one whose event is waited for; without, any free one, and the
+        With `events`: one whose event is done, else a new one while there are fewer than
+        `num_slots`, else one whose event is waited for.  Without: any free one, and the
         taker orders what it writes behind `slot.event`.  Where whoever keeps batches holds
         all slots, a new one: to wait for them could be to wait for ever.
         """
         self.settle()
         free = self._fitting(num_bytes)
-        if self.num_allocated < self._num_slots:
+        if self._fills_up and self.num_allocated < self._num_slots:
             return self._new(num_bytes)
         slot = next((slot for slot in free if self._is_ready(slot)), None)
-        if slot is None and free and self._events:
+        if slot is None and free and self._events and self.num_allocated >= self._num_slots:
             slot = free[0]
             self._events.synchronize(slot.event)
         if slot is None:

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from measure import measure
 from nvidia.dali import fn, pipeline_def, types
-from ready import MEAN, STD, arguments, seen
+from ready import MEAN, STD, arguments, measure, seen
 
 _TRIAL_BATCHES = 4
 
@@ -90,6 +89,6 @@ if __name__ == "__main__":
     parser.add_argument("--setting", nargs="+", required=True)
     chosen = parser.parse_args()
     if len(chosen.setting) == 1:
-        measure(batches, warmup=chosen.warmup, seconds=chosen.seconds)
+        measure(batches, chosen)
     else:
         print(json.dumps({setting: trial(setting) for setting in chosen.setting}), flush=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from measure import measure
-from ready import MEAN, STD, arguments, normalised, seen
+from ready import MEAN, STD, arguments, measure, normalised, seen
 
 from iopipe import ImageOptions, read  # loads torch now, as the peers' imports do
 
@@ -38,4 +37,4 @@ if __name__ == "__main__":
     parser.add_argument("--engine", required=True)
     parser.add_argument("--workers", type=int, default=0)
     chosen = parser.parse_args()
-    measure(batches, warmup=chosen.warmup, seconds=chosen.seconds)
+    measure(batches, chosen)

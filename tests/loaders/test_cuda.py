@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -34,9 +35,10 @@ def test_pages_are_locked_on_the_links_own_device(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(torch, "empty", lambda *_, **options: called("empty"))
     link = cuda.CudaLink("cuda:1")
     link.pin(4096, 4096)
     link.allocate_host(1)
     link.unpin(4096)
-    assert calls == [("register", 1), ("empty", 1), ("unregister", 1)]
+    gc.collect()  # the slot that was not kept
+    assert calls.count(("register", 1)) == calls.count(("unregister", 1)) == 2
+    assert len(calls) == 4
