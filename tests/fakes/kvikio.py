@@ -9,7 +9,10 @@ from __future__ import annotations
 import enum
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,8 +43,18 @@ class DeviceArray:
 
 
 class _Reading:
-    def __init__(self, future: Future[int]) -> None:
-        self._future = future
+    """A read in a thread that ends with it, so that no test finds another's."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+        self._future: Future[int] = Future()
+        threading.Thread(target=self._run, name="fake-kvikio").start()
+
+    def _run(self) -> None:
+        try:
+            self._future.set_result(self._read())
+        except BaseException as error:
+            self._future.set_exception(error)
 
     def get(self) -> int:
         return self._future.result()
@@ -49,7 +62,6 @@ class _Reading:
 
 class CuFile:
     opened: list[str] = []  # noqa: RUF012  (shared on purpose: what the process has opened)
-    pool = ThreadPoolExecutor(2, "fake-kvikio")
 
     def __init__(self, file: Path | str, flags: str = "r") -> None:
         assert flags == "r"
@@ -63,7 +75,7 @@ class CuFile:
         return self._fd
 
     def pread(self, buf: DeviceArray, size: int, file_offset: int) -> _Reading:
-        return _Reading(self.pool.submit(self._read, buf, size, file_offset))
+        return _Reading(partial(self._read, buf, size, file_offset))
 
     def _read(self, buf: DeviceArray, size: int, offset: int) -> int:
         assert 0 < size <= len(buf.memory)
