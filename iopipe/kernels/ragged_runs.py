@@ -117,6 +117,12 @@ def _far_row(far, rows, row, limit, num_far_tokens, KIND: tl.constexpr):  # type
 
 
 @triton.jit
+def _ones(like):  # type: ignore[no-untyped-def]
+    """64 bits each; the interpreter of Triton 3.6 cannot invert what has no sign."""
+    return (like.to(tl.int64) * 0 - 1).to(tl.uint64)
+
+
+@triton.jit
 def _eight_bytes(address, low, high):  # type: ignore[no-untyped-def]
     """(bytes `low` to `high` of the eight at each address, which bits they are); what is
     outside 0 to 8 is cut."""
@@ -129,7 +135,7 @@ def _eight_bytes(address, low, high):  # type: ignore[no-untyped-def]
     second = tl.load(words + 1, mask=wanted & (high + lead > 8), other=0)
     bits = (lead * 8).to(tl.uint64)
     value = (first >> bits) | ((second << 1) << (63 - bits))
-    full = ~tl.zeros_like(first)
+    full = _ones(first)
     keep = (full << (tl.where(wanted, low, 0) * 8).to(tl.uint64)) & (
         full >> (tl.where(wanted, 8 - high, 0) * 8).to(tl.uint64)
     )
@@ -188,7 +194,7 @@ def _run_kernel(  # type: ignore[no-untyped-def]
                 known |= bits
             row += 1
         if KIND == PAD:
-            value |= fill & ~known
+            value |= fill & (known ^ _ones(known))
         tl.store(words + place // 8, value, mask=place + 8 <= num_bytes)
         if last_byte + 1 == num_bytes:
             for byte in tl.static_range(7):  # of the word that the result ends in
