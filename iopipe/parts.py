@@ -48,9 +48,7 @@ def parts_of(parcel: Parcel, batch_size: int | None) -> Iterator[Part]:
         if batch.num_samples < last - first:
             num_rows = _num_there(planned, batch.ids[row:])
             if not num_rows:
-                raise DataError(
-                    "every sample of a batch was left out; the dataset is damaged there"
-                )
+                raise DataError(NOTHING_LEFT)
         stop = row + num_rows
         columns = {name: value[row:stop] for name, value in batch.columns.items()}
         yield _part(parcel, start, end, columns, batch.ids[row:stop], planned)
