@@ -75,13 +75,7 @@ class SlotDelivery:
         self._link = link
         self._finish = finish
         self._events: Events = HostEvents() if link is None else link.events
-        # What is page-locked or on the device is made by the first batches, not in between.
-        self._host = Ring(
-            _host_slots(link, is_shared),
-            num_slots=_NUM_SLOTS,
-            events=self._events,
-            fills_up=link is not None,
-        )
+        self._host = Ring(_host_slots(link, is_shared), num_slots=_NUM_SLOTS, events=self._events)
         self._lock = threading.Lock()
         self._taking = threading.Lock()
         self._last: Event | None = None
@@ -98,7 +92,6 @@ class SlotDelivery:
                 lambda num_bytes: Slot(link.allocate_device(num_bytes)),
                 num_slots=_NUM_SLOTS,
                 events=None,
-                fills_up=True,
             )
         )
 

@@ -78,7 +78,6 @@ class DirectDelivery:
             lambda num_bytes: Slot(link.allocate_device(num_bytes)),
             num_slots=_NUM_SLOTS,
             events=link.events,
-            fills_up=True,
         )
         self._taking = threading.Lock()
         self._last: Event | None = None

@@ -53,12 +53,9 @@ class Ring:
         *,
         num_slots: int,
         events: Events | None,
-        fills_up: bool = False,
     ) -> None:
-        """With `fills_up` the first `num_slots` to take one get a new one each."""
         self._allocate = allocate
         self._num_slots = num_slots
-        self._fills_up = fills_up
         self._events = events
         self._free: deque[Slot] = deque()
         self._lent: dict[int, _Loan] = {}
@@ -75,8 +72,6 @@ class Ring:
         """
         self.settle()
         free = self._fitting(num_bytes)
-        if self._fills_up and self.num_allocated < self._num_slots:
-            return self._new(num_bytes)
         slot = next((slot for slot in free if self._is_ready(slot)), None)
         if slot is None and free and self._events and self.num_allocated >= self._num_slots:
             slot = free[0]

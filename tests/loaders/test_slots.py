@@ -16,10 +16,8 @@ from iopipe.loaders.slots import Ring, Slot
 from iopipe.protocols import Samples
 
 
-def _ring(link: FakeLink, num_slots: int = 2, *, fills_up: bool = False) -> Ring:
-    return Ring(
-        lambda n: Slot(link.allocate_host(n)), num_slots=num_slots, events=link, fills_up=fills_up
-    )
+def _ring(link: FakeLink, num_slots: int = 2) -> Ring:
+    return Ring(lambda n: Slot(link.allocate_host(n)), num_slots=num_slots, events=link)
 
 
 def _samples(value: int, num_rows: int = 4, width: int = 1000) -> Samples:
@@ -70,14 +68,6 @@ def test_slots_that_became_too_small_are_replaced() -> None:
     larger = ring.take((1 << 20) + 1)
     assert larger.num_bytes >= (1 << 20) + 1
     assert ring.num_allocated == 1
-
-
-def test_the_first_batches_make_all_slots_and_later_ones_none() -> None:
-    link = FakeLink()
-    ring = _ring(link, num_slots=3, fills_up=True)
-    for number in range(10):
-        ring.give_back(ring.take(100))
-        assert link.num_host_allocations == min(number + 1, 3)
 
 
 def test_lent_memory_comes_back_with_the_last_tensor() -> None:
@@ -183,8 +173,8 @@ def test_the_classic_prefetch_loop_corrupts_batches_and_ours_does_not() -> None:
 def test_slots_are_not_allocated_in_steady_state() -> None:
     link = FakeLink()
     _our_loop(link, 50)
-    assert link.num_host_allocations == 4
-    assert link.num_device_allocations == 4
+    assert link.num_host_allocations <= 4
+    assert link.num_device_allocations == 1  # each batch was gone before the next came
 
 
 def test_a_host_slot_is_not_written_before_its_copy_is_done() -> None:
