@@ -2,23 +2,23 @@
 
 `python -m iopipe.bench.device_path --json FILE` on a machine with one GPU, a minute at most.  All
 data is in memory, contestants take turns, and every row has the median and the spread
-of its rounds.  `H2D` is the rate of the pipeline's own copies, by events on its copy stream,
-beside the rate of one long copy out of pinned memory.
+of its rounds.  `h2d_gbps` is the rate of single copies to the GPU while they run, as the profiler
+recorded them after the timed rounds, beside the rate of one long copy out of pinned memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
+import json
 import os
 import shutil
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,13 +29,13 @@ import torch
 
 import iopipe
 from iopipe.bench.harness import residency, write_results
-from iopipe.loaders.cuda import CudaLink
-from iopipe.protocols import Event
 
 _ROWS, _LENGTH = 64, 8192
 _ROUNDS = 4
 _SECONDS = 0.8
 _WORKERS = (0, 4, 8, 15)
+_NUM_PROFILED = 40
+_MIN_COPY_BYTES = 256 << 10
 _ARROW_ROWS = 1 << 17
 """Of a record batch and of a batch: 132 MiB."""
 _FEATURES = 256
@@ -44,44 +44,6 @@ _FEATURES = 256
 def _events() -> tuple[Any, Any]:
     event: Any = torch.cuda.Event
     return event(enable_timing=True), event(enable_timing=True)
-
-
-class _TimedLink(CudaLink):
-    """Keeps two events of every copy."""
-
-    copies: list[tuple[Any, Any, int]] = []  # noqa: RUF012  (of all links: one run at a time)
-
-    def send(self, target: torch.Tensor, source: torch.Tensor, after: Event | None) -> Event:
-        start, end = _events()
-        with torch.cuda.stream(self._stream):
-            if after is not None:
-                self._stream.wait_event(after)
-            start.record()
-        done = super().send(target, source, after)
-        end.record(self._stream)
-        self.copies.append((start, end, source.numel()))
-        return done
-
-    @classmethod
-    def gbps(cls) -> float:
-        """Median over the copies, weighted by nothing: they are of one size but for the last."""
-        torch.cuda.synchronize()
-        if not cls.copies:
-            return 0.0
-        rates = [float(size / start.elapsed_time(end) / 1e6) for start, end, size in cls.copies]
-        cls.copies.clear()
-        return median(rates)
-
-
-def _timed(pipeline: iopipe.Pipeline) -> iopipe.Pipeline:
-    """The same with a link that keeps time."""
-    kind = type(pipeline.toolkit)
-
-    class Timed(kind):  # type: ignore[misc, valid-type]
-        def link(self, device: str, *, near: bool = False) -> CudaLink:
-            return _TimedLink(device)
-
-    return dataclasses.replace(pipeline, toolkit=Timed())
 
 
 def pinned_peak() -> float:
@@ -154,7 +116,7 @@ def memmap_loop(path: str, num_workers: int) -> Iterator[Any]:
 
 def our_tokens(path: str, *, resident: bool = False) -> Iterator[Any]:
     pipeline = iopipe.read(path, window=_LENGTH + 1).shuffle(0).next_token(resident=resident)
-    with _timed(pipeline.batch(_ROWS, drop_last=True).to("cuda")).run(num_epochs=None) as run:
+    with pipeline.batch(_ROWS, drop_last=True).to("cuda").run(num_epochs=None) as run:
         for batch in run:
             yield batch["inputs"], batch["labels"]
 
@@ -165,7 +127,6 @@ def batches_per_second(batches: Iterator[Any], seconds: float, num_warm: int) ->
     for _ in range(num_warm):
         next(batches)
     torch.cuda.synchronize()
-    _TimedLink.copies.clear()
     start, num = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         for _ in range(8):
@@ -218,7 +179,7 @@ def token_rows(folder: Path) -> list[dict[str, Any]]:
             continue
         row: dict[str, Any] = {"name": f"tokens: {name}"}
         row["tokens_per_second"] = _summary(rates[name])
-        if h2d[name] and "resident" not in name:
+        if h2d[name]:
             row["h2d_gbps"] = _summary(h2d[name])
         row["over_memmap"] = median(rates[name]) / baseline
         rows.append(row)
@@ -229,7 +190,7 @@ def token_rows(folder: Path) -> list[dict[str, Any]]:
 def _turns(
     ways: dict[str, Callable[[], Iterator[Any]]], per_batch: float, *, num_warm: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, str]]:
-    """(rates, GB/s of copies) of each way, round by round, and why a way has none."""
+    """Rates of each way, round by round, GB/s of its copies, and why a way has none."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     h2d: dict[str, list[float]] = {name: [] for name in ways}
     failures: dict[str, str] = {}
@@ -244,11 +205,36 @@ def _turns(
                 rates[name] = []
                 continue
             rates[name].append(rate * per_batch)
-            h2d[name] += [gbps] if (gbps := _TimedLink.gbps()) else []
             print(f"{time.perf_counter():.1f} s: {name} {rate:.1f} batches/s", flush=True)
+    for name in [name for name in ways if name not in failures]:
+        h2d[name] = copy_rates(running[name])
     for batches in running.values():
         batches.close()
     return rates, h2d, failures
+
+
+def copy_rates(batches: Iterator[Any]) -> list[float]:
+    """GB/s of each larger copy from the host to the device while some batches are taken."""
+    next(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in itertools.islice(batches, _NUM_PROFILED):
+                pass
+            torch.cuda.synchronize()
+        profile.export_chrome_trace(str(trace))
+        return rates_in_trace(json.loads(trace.read_text()))
+
+
+def rates_in_trace(trace: Mapping[str, Any]) -> list[float]:
+    """Bytes a nanosecond of the copies in a trace of torch.profiler, whose times are in
+    microseconds; small ones, which are all latency and carry little, are left out."""
+    copies = [
+        (event["args"]["bytes"], event["dur"] * 1e3)
+        for event in trace["traceEvents"]
+        if event.get("cat") == "gpu_memcpy" and "HtoD" in event["name"] and event["dur"] > 0
+    ]
+    return [size / nanoseconds for size, nanoseconds in copies if size >= _MIN_COPY_BYTES]
 
 
 # ---- arrow ---------------------------------------------------------------------------
@@ -285,7 +271,7 @@ def pyarrow_loop(path: str) -> Iterator[Any]:
 
 def our_columns(path: str, route: Any) -> Iterator[Any]:
     pipeline = iopipe.read(path).batch(_ARROW_ROWS).to("cuda", path=route)
-    with _timed(pipeline).run(num_epochs=None) as run:
+    with pipeline.run(num_epochs=None) as run:
         yield from run
 
 
