@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": CONTRACTS,
     "meter": CONTRACTS,
     "topology": CONTRACTS,
-    "autotune": CONTRACTS | {"meter", "topology"},
+    "autotune": CONTRACTS | {"meter", "order", "topology"},
     "stages": CONTRACTS | {"packing"},
     "binding": CONTRACTS | {"stages"},
     "description": CONTRACTS | {"packing", "sizing", "stages"},

@@ -8,7 +8,6 @@ ranks of this machine; a move past one of them is never made.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from iopipe.autotune.measurement import Measurement
 from iopipe.autotune.setting import Knob, Values
 from iopipe.meter.cores import usable_cores
+from iopipe.order.ranks import detect_local_ranks
 from iopipe.topology.cgroups import memory_limit, memory_used, quota_cpus
 from iopipe.topology.tree import Tree
 
@@ -48,7 +48,7 @@ class Budget:
         each resource that `new` takes."""
         for name, value in new.items():
             knob = knobs[name]
-            if not knob.least <= value <= knob.most:
+            if not min(knob.least, now[name]) <= value <= max(knob.most, now[name]):
                 return f"{name} ends at {knob.least} and {knob.most}"
             if value > now[name] and knob.kind in ("threads", "processes"):
                 if said := self._core_refusal(name, value, measured):
@@ -72,7 +72,7 @@ class Budget:
 def system_budget(*, share: float = _SHARE_OF_MEMORY, root: Path = Path("/")) -> Budget:
     """What this rank may take: its part of the usable cores, and `share` of its part of the
     memory that is free now."""
-    ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    ranks = max(1, detect_local_ranks()[1])
     tree = Tree(root)
     cores = min(usable_cores(), quota_cpus(tree) or math.inf)
     free = free_memory(tree)

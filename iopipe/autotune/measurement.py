@@ -17,7 +17,8 @@ class Measurement:
 
     num_steps: int
     rate: float
-    """Samples a second that the training loop consumed."""
+    """Samples a second that the training loop consumed, above 0; batches where nothing tells
+    how many samples they hold."""
     error: float = 0.0
     """Of `rate`, as a fraction of it, one standard error; near 0: steps were alike."""
     starved: float

@@ -10,7 +10,8 @@ moves is finite; nothing is ever set that the budget refuses.
                settling; where it is slower than it was, others use the machine more than before,
                and what was undone meanwhile is tried once more, and only once
     settled    watch; where starvation or rate differ from what was settled for, in several
-               windows in a row, the load has changed: climb again from here
+               windows in a row, the load has changed: climb again from here; likewise where it
+               was fed when it settled and starves over several windows together, in bursts
     patience   a climb that changed nothing makes the next one wait twice as many windows
 """
 
@@ -28,6 +29,8 @@ from iopipe.autotune.setting import Knob, Values
 
 _FED = 0.02
 """Starved less than this: nothing could be noticed any more."""
+_FED_BY_CHANCE = 0.04
+"""Starved more than this by many windows, where few said fed: they fell between two bursts."""
 _MIN_GAIN = 0.02
 _MAX_NOISE = 0.10
 _CLEARLY_WORSE = -0.10
@@ -94,6 +97,11 @@ class Policy:
         self._before: Measurement | None = None
         """What is kept, as it was measured last, where it is being measured again."""
         self._num_changed = 0
+        self._watched: Measurement | None = None
+        """Windows since it settled, a stretch of them at a time."""
+        self._num_watched = 0
+        self._stretch = _PATIENCE
+        """Windows; twice as long after each that said something else than single ones had."""
         self._patience = _PATIENCE
         self._climb_began_at = _key(values)
 
@@ -145,7 +153,7 @@ class Policy:
         seen = measured if self._seen is None else self._seen.and_then(measured)
         self._seen = seen
         self._num_windows += 1
-        gain = seen.rate / base.rate - 1 if base.rate else math.inf
+        gain = seen.rate / base.rate - 1
         noise = min(_MAX_NOISE, max(_MIN_GAIN, 2 * math.hypot(seen.error, base.error)))
         if _CLEARLY_WORSE < gain < noise and self._num_windows < _MAX_WINDOWS and gain > -noise:
             return []
@@ -166,7 +174,7 @@ class Policy:
 
     def _settle(self, evidence: str) -> Decision:
         self.is_settled = True
-        self._num_changed = 0
+        self._watched, self._num_watched, self._num_changed = None, 0, 0
         fruitless = _key(self.kept) == self._climb_began_at
         self._patience = min(_MAX_PATIENCE, 2 * self._patience) if fruitless else _PATIENCE
         self.values = dict(self.kept)
@@ -177,15 +185,11 @@ class Policy:
     def _watch(self, measured: Measurement) -> list[Decision]:
         reference = self._base
         assert reference is not None
-        if not _differs(measured, reference):
-            self._num_changed = 0
+        now = self._changed(measured, reference)
+        if now is None:
             return []
-        self._num_changed += 1
-        if self._num_changed < self._patience:
-            return []
-        self._num_changed = 0
-        self._base = measured
-        if measured.starved < _FED:
+        self._base = now
+        if now.starved < _FED:
             return []  # lighter than before: fed all the more
         self.is_settled = False
         self._visited = {_key(self.kept)}
@@ -193,10 +197,26 @@ class Policy:
         self._climb_began_at = _key(self.kept)
         evidence = (
             f"the load has changed: starved {100 * reference.starved:.0f} % before, "
-            f"{100 * measured.starved:.0f} % now, {reference.rate:,.0f} samples/s before, "
-            f"{measured.rate:,.0f} now"
+            f"{100 * now.starved:.0f} % now, {reference.rate:,.0f} samples/s before, "
+            f"{now.rate:,.0f} now"
         )
-        return [Decision(what="climb", change="", evidence=evidence), *self._next(measured)]
+        return [Decision(what="climb", change="", evidence=evidence), *self._next(now)]
+
+    def _changed(self, measured: Measurement, reference: Measurement) -> Measurement | None:
+        """What the load has become, once enough windows say so; None while it is the same."""
+        self._watched = measured if self._watched is None else self._watched.and_then(measured)
+        self._num_watched += 1
+        self._num_changed = self._num_changed + 1 if _differs(measured, reference) else 0
+        if self._num_changed >= self._patience:
+            self._watched, self._num_watched, self._num_changed = None, 0, 0
+            return measured
+        if self._num_watched < self._stretch:
+            return None
+        together, self._watched, self._num_watched = self._watched, None, 0
+        if reference.starved >= _FED or together.starved <= _FED_BY_CHANCE:
+            return None
+        self._stretch = min(_MAX_PATIENCE, 2 * self._stretch)
+        return together
 
     def _refusal(self, values: Values, measured: Measurement) -> str:
         return self._budget.refusal(

@@ -128,7 +128,7 @@ class Tuner:
         if len(self._lengths) < factor * _MIN_STEPS or now - self._start.at < factor * _MIN_SECONDS:
             return
         end = self._moment(now)
-        if end.totals.wall_ns <= self._start.totals.wall_ns:
+        if not _num_consumed(self._start.totals, end.totals):
             return  # the device has not passed these steps yet
         self._decide(self._measured(self._start, end))
 
@@ -182,7 +182,7 @@ class Tuner:
             on_core[name] = min(1.0, core / worked) if worked > 0 else 1.0
         return Measurement(
             num_steps=len(self._lengths),
-            rate=(last.num_samples - first.num_samples) * 1e9 / wall_ns,
+            rate=_num_consumed(first, last) * 1e9 / wall_ns,
             error=relative_error(self._lengths),
             starved=(last.stall_ns - first.stall_ns) / wall_ns,
             causes=causes,
@@ -198,3 +198,10 @@ class _Moment:
     totals: Totals
     work: Mapping[str, Work]
     core_seconds: float
+
+
+def _num_consumed(first: Totals, last: Totals) -> int:
+    """Samples; batches where the meter cannot count what is in them."""
+    if last.num_samples:
+        return last.num_samples - first.num_samples
+    return last.num_steps - first.num_steps

@@ -89,7 +89,7 @@ def _time(fetcher: Any) -> None:
 
 
 class _Watch:
-    """The clocks of one thread, read three times a batch."""
+    """The clocks of one thread."""
 
     def __init__(self) -> None:
         self._delay = _run_delay_reader()
@@ -103,13 +103,13 @@ class _Watch:
         self._fetched = self._now()
 
     def moments(self) -> tuple[int, int, int, int]:
-        end = self._now()
+        collated, on_cpu_ns_at_end = time.perf_counter_ns(), time.thread_time_ns()
         begun, fetched = self._start[0], self._fetched[0]
-        self.cpu_ns = end[1] - self._start[1]
+        self.cpu_ns = on_cpu_ns_at_end - self._start[1]
         on_cpu_ns = self._fetched[1] - self._start[1]
         queued_ns = self._fetched[2] - self._start[2]
         waited = fetched - min(fetched - begun, on_cpu_ns + queued_ns)
-        return begun, waited, fetched, end[0]
+        return begun, waited, fetched, collated
 
     def _now(self) -> tuple[int, int, int]:
         return time.perf_counter_ns(), time.thread_time_ns(), self._delay()

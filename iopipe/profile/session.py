@@ -80,7 +80,8 @@ class Session:
         if watched.is_over:
             return unwrapped(get())
         watched.meter.enter()
-        worked_ns = time.thread_time_ns()
+        # Waiting takes no processor time; without workers the batch itself is made here.
+        worked_ns = time.thread_time_ns() if watched.num_workers else 0
         try:
             item = get()
         except StopIteration:
@@ -89,7 +90,6 @@ class Session:
         spans: tuple[Span, ...] = ()
         if isinstance(item, TimedBatch):
             item, spans = self._opened(watched, item)
-        # Waiting takes no processor time; without workers the batch itself was made here.
         take_ns = time.thread_time_ns() - worked_ns if watched.num_workers else 0
         watched.meter.handoff(spans=spans, num_samples=num_samples_of(item), take_ns=take_ns)
         self.current = watched.meter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from fakes.tunable import Machine, Stage
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from iopipe.autotune.budget import Budget
 from iopipe.autotune.measurement import Measurement, relative_error
 from iopipe.autotune.policy import Decision, Policy
+from iopipe.autotune.setting import Knob
 
 NOTHING: Mapping[str, int] = {}
 MACHINES: dict[str, Callable[[], Machine]] = {
@@ -147,6 +149,36 @@ def test_a_load_that_swings_does_not_make_it_swing() -> None:
         machine.step = 0.010
         decisions += _observe(policy, machine, 12)
     assert sum(one.what == "climb" for one in decisions) <= 8
+
+
+def test_bursts_that_a_window_missed_are_noticed_later() -> None:
+    """One window in three starves; the first that were seen did not."""
+    machine = MACHINES["a slow step"]()
+    fed = machine.measure(machine.worst())
+    starved = replace(fed, rate=0.85 * fed.rate, starved=0.15, causes={"decode": 0.15})
+    policy = _policy(machine)
+    assert [one.what for one in policy.observe(fed)] == ["settle"]
+    decisions: list[Decision] = []
+    for number in range(12):
+        decisions += policy.observe(starved if number % 3 == 2 else fed)
+    assert decisions[0].what == "climb"
+    assert "starved 0 % before" in decisions[0].evidence
+    assert decisions[1].what == "try"
+
+
+def test_what_starts_beyond_its_range_holds_up_no_other() -> None:
+    machine = MACHINES["decode on two cores"]()
+    knobs = [Knob(name="workers", kind="processes", most=4), *machine.knobs()]
+    start = {"workers": 8, **machine.worst()}
+    policy = Policy(knobs, start, budget=Budget(cores=2), needs=lambda values: NOTHING)
+    _observe(policy, machine, 25)
+    assert policy.kept == {**policy.kept, "workers": 8, "decode.threads": 2}
+    budget, measured = Budget(cores=16), machine.measure(machine.worst())
+    for value, is_refused in ((9, True), (8, False), (6, False), (3, False), (0, True)):
+        said = budget.refusal(
+            {"workers": knobs[0]}, {"workers": value}, {"workers": 8}, measured=measured, needed={}
+        )
+        assert bool(said) is is_refused, value
 
 
 @given(

@@ -140,6 +140,7 @@ class Loop:
         self.now = self.busy = 0.0
         self.num_steps = 0
         self.stalled = 0.0
+        self.num_samples_a_step = 4
         self._values = machine.worst()
         self.work_done = dict.fromkeys(machine.stages, 0.0)
 
@@ -171,7 +172,7 @@ class Loop:
         stalled = round(self.stalled * 1e9)
         return Totals(
             num_steps=self.num_steps,
-            num_samples=4 * self.num_steps,
+            num_samples=self.num_samples_a_step * self.num_steps,
             wall_ns=round(self.now * 1e9),
             stall_ns=stalled,
             causes_ns={"decode": stalled},
@@ -206,6 +207,17 @@ def test_two_hundred_steps_are_enough(caplog: pytest.LogCaptureFixture) -> None:
     steps = [step for step, _ in found.decisions]
     assert steps == sorted(steps)
     assert found.to_json()[0]["what"] == "try"
+
+
+def test_batches_that_nobody_can_count_are_counted_themselves() -> None:
+    """A step that is slow keeps no move; with a rate of nought any would seem a gain."""
+    loop = Loop(Machine({"decode.threads": Stage(0.024)}, step=0.020))
+    loop.num_samples_a_step = 0
+    found = _tuned(loop, 200).found()
+    assert found.is_settled
+    assert loop.machine.seconds(found.setting.values) == pytest.approx(loop.machine.best())
+    assert [one.what for _, one in found.decisions] == ["try", "keep", "settle"]
+    assert "42 to 50 samples/s" in found.decisions[1][1].evidence
 
 
 def test_a_device_that_lags_behind_makes_the_window_longer() -> None:
@@ -256,9 +268,13 @@ def test_memory_that_is_free_is_the_least_of_machine_and_group(tmp_path: Path) -
 def test_ranks_of_one_machine_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = system_budget()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     shared = system_budget()
     assert shared.cores == alone.cores / 2
     assert shared.resources["memory"] < 0.6 * alone.resources["memory"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "two")
+    with pytest.raises(PipelineError, match="LOCAL_WORLD_SIZE is 'two'"):
+        system_budget()
 
 
 def test_batches_ahead_and_what_is_held_on_the_way_count_as_memory() -> None:
@@ -287,6 +303,8 @@ def test_a_setting_that_was_saved_makes_the_same_pipeline(tmp_path: Path) -> Non
         assert _columns(run) == _columns(plain)
         assert [stage.concurrency for stage in run.report().stages] == [7, 3, 1, 1]
     assert not list(tmp_path.glob(".*"))
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
     with pytest.raises(PipelineError, match="batch_size was 20, is 10"):
         numbers(40).map(_plus_one, concurrency="auto").batch(10).tuned(file)
 
