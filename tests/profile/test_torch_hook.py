@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 
 from iopipe.meter.events import HostEvents
 from iopipe.profile import torch_hook
-from iopipe.profile.fetches import TimedBatch, unwrapped
+from iopipe.profile.fetches import TIMED, TimedBatch, timed_creator, unwrapped
 from iopipe.profile.session import Session
 
 
@@ -105,3 +108,43 @@ def test_a_loader_an_epoch_leaves_no_heap_of_them(tmp_path: Path) -> None:
     session.write()
     assert len(list(tmp_path.glob("measured-*.json"))) == 1
     session.write()  # once is enough
+
+
+class Fetcher:
+    """Looks like torch's."""
+
+    def __init__(self) -> None:
+        self.collate_fn: Callable[[Any], Any] = list
+
+    def fetch(self, index: list[int]) -> Any:
+        return self.collate_fn(index)
+
+
+def _fetched_once() -> None:
+    os.environ[TIMED] = "1"
+    batch = timed_creator(Fetcher)().fetch([1, 2])
+    assert unwrapped(batch) == [1, 2]
+
+
+def _num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_thousand_iterations_take_no_thousand_descriptors() -> None:
+    """Without workers every iteration makes a fetcher, in the loop's own process; who forbids
+    the garbage collector gets no descriptor back from what refers to itself."""
+    _fetched_once()
+    gc.collect()
+    gc.disable()
+    try:
+        before = _num_descriptors()
+        for _ in range(50):
+            _fetched_once()
+        assert _num_descriptors() == before
+        thread = threading.Thread(target=_fetched_once)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert _num_descriptors() == before
