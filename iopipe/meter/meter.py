@@ -112,8 +112,11 @@ class Meter:
         """The kernels of this step are enqueued; optional, makes the end of it exact.
 
         Where gradients are accumulated, every batch has a step of its own; of several calls
-        for one batch the last counts.
+        for one batch the last counts.  Marks behind the last batch of an iteration, such as
+        those of gradients that were left over, are marks of no step and count for nothing.
         """
+        if self._origin is None:
+            return
         if self._end is not None:
             self._events.release(self._end)
         self._end = self._events.record()
@@ -121,7 +124,7 @@ class Meter:
     def moved(self) -> None:
         """The loop's own copies of the batch to the device are enqueued; optional, charges
         what they take to them.  The last call before `begin` counts."""
-        if self._begun is not None or self._end is not None:
+        if self._origin is None or self._begun is not None or self._end is not None:
             return
         if self._moved is not None:
             self._events.release(self._moved)
@@ -130,7 +133,7 @@ class Meter:
     def begin(self) -> None:
         """The first kernel of this step comes next; optional, tells a slow launch from a
         long step.  The first call of a step counts."""
-        if self._begun is None and self._end is None:
+        if self._origin is not None and self._begun is None and self._end is None:
             self._begun = self._events.record()
 
     def enter(self) -> None:
