@@ -233,7 +233,7 @@ class Meter:
             what_if=predicted,
             interference=self.windows.report() if self.windows else None,
             storage=storage,
-            straggler=str(self._ranks.report() or "") if self._ranks else "",
+            straggler=self._ranks.straggler() if self._ranks else "",
             recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
             launch_fraction=_ratio(tally.launch_ns, wall_ns),
             other_host_fraction=_ratio(tally.other_host_ns, wall_ns),

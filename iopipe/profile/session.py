@@ -119,7 +119,7 @@ class Session:
         main.meter.finish()
         report = report_of(main)
         content = {
-            "rank": int(os.environ.get("RANK", "0")),
+            "rank": _rank(),
             "report": report.to_json(),
             "steps": main.history.timeline().to_json(),
             "stalls_ns": [step.stall_ns for step in report.steps],
@@ -203,7 +203,18 @@ def _environment(watched: Watched) -> dict[str, str]:
     }
 
 
+def _rank() -> int:
+    """Of a launcher that sets RANK, as torchrun does; 0 without one."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
 def merged(measured: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """The stalls of all ranks over the steps that all of them measured."""
-    fewest = min(len(one["stalls_ns"]) for one in measured)
-    return [one["stalls_ns"][:fewest] for one in measured]
+    """The stalls of all ranks over the steps that are known of all of them: each knows its last
+    ones, and one may have made more steps than another."""
+    ends = [int(one["report"]["num_steps"]) for one in measured]
+    stalls = [one["stalls_ns"] for one in measured]
+    starts = [end - len(part) for end, part in zip(ends, stalls, strict=True)]
+    first = max(starts)
+    last = max(first, min(ends))
+    return [part[first - start : last - start] for start, part in zip(starts, stalls, strict=True)]
