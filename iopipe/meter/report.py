@@ -7,7 +7,7 @@ as JSON; it never changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from iopipe.meter.verdict import verdict_of
@@ -231,7 +231,8 @@ class Report:
         `causes` has every name of `IDLE_CAUSES`, launch and other host time included, as
         fractions of the wall time.
         """
-        values = {"schema": SCHEMA, **asdict(self), "verdict": self.verdict}
+        bare = replace(self, steps=())  # a hundred thousand would take a second
+        values = {"schema": SCHEMA, **asdict(bare), "verdict": self.verdict}
         values["cpu_ms_per_step"] = self.cpu_ms_per_step
         del values["steps"]
         measured = {

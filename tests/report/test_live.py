@@ -96,6 +96,21 @@ def test_reports_are_taken_when_due_and_never_made_up_for() -> None:
     assert shown.steps == [10, 20, 97, 107] and taken == [4] and shown.num_closed == 1
 
 
+def test_long_reports_take_a_twentieth_of_the_time_at_most() -> None:
+    clock, spent = [0.0], [0.0]
+
+    def report() -> dict[str, Any]:
+        clock[0] += 1.5
+        spent[0] += 1.5
+        return {"schema": 1, "num_steps": 0}
+
+    live = Live(report, [], every_seconds=1.0, clock=lambda: clock[0])
+    while clock[0] < 300:
+        clock[0] += 0.1
+        live.step()
+    assert 0.04 * clock[0] < spent[0] <= 0.051 * clock[0]
+
+
 def test_all_outputs_are_closed_though_one_fails() -> None:
     class Failing(_Shown):
         def close(self) -> None:
