@@ -192,6 +192,12 @@ class Meter:
         self._cpu_ns, self._cpu_since_ns = self._cpu_now_ns(), None
         self._harvest()
 
+    def leave(self) -> None:
+        """The iteration may have been left: ends it where the end of its step is marked.  Who
+        takes one batch from each iteration has its step still to come."""
+        if self._end is not None:
+            self.finish()
+
     def report(
         self,
         *,

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Watched:
     num_steps: int = 0
     worker_cpu_ns: int = 0
     worker_busy_ns: int = 0
+    num_iterations: int = 0
     is_over: bool = False
 
 
@@ -60,6 +62,8 @@ class Session:
     current: Meter | None = None
     """Of the loader that handed over the latest batch: marks are made there."""
     is_written: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    """The one that trains."""
 
     def begins(self, loader: Any) -> Watched:
         """`loader` is iterated; an earlier iteration of it that was left is over."""
@@ -73,7 +77,18 @@ class Session:
             self.kept.append(watched)
         elif not watched.is_over:
             watched.meter.finish()
+        watched.num_iterations += 1
         return watched
+
+    def ends_with(self, iterator: Any, watched: Watched) -> None:
+        """A loop that is left early drops its iterator: what comes then is no step of it."""
+        number = watched.num_iterations
+
+        def left() -> None:
+            if watched.num_iterations == number and threading.get_ident() == self.thread:
+                watched.meter.leave()
+
+        weakref.finalize(iterator, left).atexit = False
 
     def next_batch(self, watched: Watched, get: Callable[[], Any]) -> Any:
         """What `get` gives, measured while there are steps left to measure."""
@@ -112,7 +127,7 @@ class Session:
 
     def write(self) -> None:
         """Leave what was measured in the folder; once, and nothing where nothing was."""
-        main = max(self.kept, key=_wall_seconds, default=None)
+        main = max(self.kept, key=_wall_ns, default=None)
         if self.is_written or main is None or not main.num_steps:
             return
         self.is_written = True
@@ -133,7 +148,7 @@ class Session:
     def _forget_short_ones(self) -> None:
         """Some scripts make a loader an epoch."""
         alive = list(self.loaders.values())
-        best = max(self.kept, key=_wall_seconds, default=None)
+        best = max(self.kept, key=_wall_ns, default=None)
         self.kept = [one for one in self.kept if one is best or one in alive]
 
     def _opened(self, watched: Watched, item: TimedBatch) -> tuple[Any, tuple[Span, ...]]:
@@ -179,8 +194,8 @@ def _stages(watched: Watched, seconds: float) -> tuple[StageReport, ...]:
     )
 
 
-def _wall_seconds(watched: Watched) -> float:
-    return watched.meter.report().wall_seconds
+def _wall_ns(watched: Watched) -> int:
+    return watched.meter.totals().wall_ns
 
 
 def clock_of_training() -> Events:

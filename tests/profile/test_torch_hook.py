@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from iopipe.meter.events import HostEvents
@@ -108,6 +109,29 @@ def test_a_loader_an_epoch_leaves_no_heap_of_them(tmp_path: Path) -> None:
     session.write()
     assert len(list(tmp_path.glob("measured-*.json"))) == 1
     session.write()  # once is enough
+
+
+@pytest.mark.parametrize("takes_one", [False, True])
+def test_what_comes_behind_a_loop_that_was_left_is_no_step(tmp_path: Path, takes_one: bool) -> None:
+    """A validation behind `break` is not; the step behind `next(iter(loader))` is."""
+    now = [0]
+    session = Session(tmp_path, None, lambda: HostEvents(lambda: now[0]))
+    loader = torch.utils.data.DataLoader([0] * 20)
+    for _ in range(4):
+        batches = iter(loader)
+        watched = session.begins(loader)
+        session.ends_with(batches, watched)
+        for _ in range(1 if takes_one else 3):
+            session.next_batch(watched, lambda batches=batches: next(batches))
+            if takes_one:
+                del batches
+            now[0] += 10
+            session.mark_step()
+        if not takes_one:
+            del batches
+            now[0] += 1000
+    session.begins(loader)
+    assert watched.meter.totals().wall_ns == (40 if takes_one else 120)
 
 
 class Fetcher:
