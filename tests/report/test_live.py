@@ -157,7 +157,7 @@ def test_the_endpoint_serves_what_was_shown_last_on_this_machine_only() -> None:
     address = f"http://127.0.0.1:{endpoint.port}"
     try:
         endpoint.show(_content(num_steps=7))
-        endpoint.show(_content(num_steps=8))
+        endpoint.show(_content(num_steps=8, causes={"\udcff": 0.5}))
         with urllib.request.urlopen(f"{address}/metrics") as answer:
             assert answer.headers["Content-Type"] == CONTENT_TYPE
             assert _parsed(answer.read().decode())["iopipe_steps_total", ()] == 8
@@ -221,7 +221,7 @@ def test_what_is_no_running_job_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / f"{ended.pid}.json").write_text(text)
     (tmp_path / "notes.json").write_text(text)
     mine = tmp_path / f"{os.getpid()}.json"
-    for wrong in ("", "[]", '{"schema": 1}', '{"schema": 2, "report": {}}', "x" * (1 << 21)):
+    for wrong in ("", "[]", "[" * 100_000, '{"schema": 1}', '{"schema": 2, "report": {}}', "x" * (1 << 21)):
         mine.write_text(wrong)
         assert running_jobs(tmp_path) == []
     mine.write_text(text)
@@ -263,7 +263,11 @@ def test_top_draws_each_job() -> None:
 
 def test_top_shows_no_control_characters_and_bears_wrong_kinds() -> None:
     evil = "\x1b[2J[red]evil"
-    report = {"verdict": evil, "causes": {evil: 0.5}, "stages": [{"name": evil, "busy": "x"}, 7]}
+    stages = [{"name": evil, "busy": "x"}, 7, {"busy": float("nan")}, {"busy": float("inf")}]
+    report = {
+        "verdict": evil, "causes": {evil: 0.5}, "stages": stages, "num_steps": 10**400,
+        "lead_ms": float("nan"),
+    }  # fmt: skip
     text = _terminal(Job(pid=1, command=evil, age_seconds=0, report=report))
     assert "\x1b" not in text and text.count("[red]evil") == 4
 
@@ -277,6 +281,14 @@ def test_top_once_prints_and_leaves(
     RuntimeFile().show(_content())
     assert cli.main(["top", "--once"]) == 0
     assert "decode-bound" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "nan", "inf"])
+def test_top_refuses_a_pause_that_is_none(every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top", "--every", every]) == 1
+    assert capsys.readouterr().err == (
+        f"iopipe: every is {every}: give more than 0 seconds, and a day at most\n"
+    )
 
 
 def test_ranges_surround_waiting_and_stepping(monkeypatch: pytest.MonkeyPatch) -> None:
