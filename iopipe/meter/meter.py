@@ -42,6 +42,8 @@ from iopipe.protocols import Cause, Event, Events
 
 T = TypeVar("T")
 
+_MAX_FIELDS = 32
+
 Mark: TypeAlias = tuple[Event, int]
 """A moment on the stream's clock and on the host's."""
 
@@ -340,7 +342,8 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def num_samples_of(batch: Any) -> int:
-    """The first dimension of the first array in a batch; 0 where there is none."""
+    """The first dimension of the first array in a batch; 0 where there is none among the first
+    `_MAX_FIELDS` of a list or mapping: a longer list is a column of words, and takes long."""
     if getattr(batch, "ndim", 0):
         # torch's method comes first: a nested tensor refuses to tell its shape.
         return int(batch.size(0) if callable(batch.size) else batch.shape[0])
@@ -348,4 +351,4 @@ def num_samples_of(batch: Any) -> int:
         batch = list(batch.values())
     if not isinstance(batch, list | tuple):
         return 0
-    return next(filter(None, map(num_samples_of, batch)), 0)
+    return next(filter(None, map(num_samples_of, batch[:_MAX_FIELDS])), 0)
