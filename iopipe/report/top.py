@@ -31,7 +31,9 @@ def watch(*, every_seconds: float = 1.0, once: bool = False) -> None:
 
     `PipelineError` for a pause of no or more than a day's length."""
     if not 0 < every_seconds <= _MOST_SECONDS:
-        raise PipelineError(f"every is {every_seconds:g}: give more than 0 seconds, and a day at most")
+        raise PipelineError(
+            f"every is {every_seconds:g}: give more than 0 seconds, and a day at most"
+        )
     console = Console()
     if once:
         console.print(drawn(running_jobs()))

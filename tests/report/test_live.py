@@ -221,7 +221,14 @@ def test_what_is_no_running_job_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / f"{ended.pid}.json").write_text(text)
     (tmp_path / "notes.json").write_text(text)
     mine = tmp_path / f"{os.getpid()}.json"
-    for wrong in ("", "[]", "[" * 100_000, '{"schema": 1}', '{"schema": 2, "report": {}}', "x" * (1 << 21)):
+    for wrong in (
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"schema": 1}',
+        '{"schema": 2, "report": {}}',
+        "x" * (1 << 21),
+    ):
         mine.write_text(wrong)
         assert running_jobs(tmp_path) == []
     mine.write_text(text)
