@@ -290,13 +290,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from iopipe.report.content import read_report
+    from iopipe.report.terminal import printable
 
     if options.merge is not None and options.trace is None:
         raise iopipe.PipelineError("--merge needs --trace: where the merged trace goes")
     content, timeline = read_report(options.file)
     page = options.out or options.file.with_name("report.html")
     iopipe.write_html(content, timeline, page)
-    print(f"{content.get('verdict', '')}\n{page}")
+    print(f"{printable(str(content.get('verdict', '')))}\n{page}")
     if options.trace is not None:
         iopipe.write_trace(
             content, timeline, options.trace, merge=options.merge, offset_us=options.offset_us

@@ -71,7 +71,7 @@ _COUNTERS = Rule(
     who="admin",
     command="options nvidia NVreg_RestrictProfilingToAdminUsers=0 in /etc/modprobe.d",
 )
-_CUDA_LIBRARIES = Rule(
+_VISIBLE = Rule(
     name="gpu.visible",
     threshold="CUDA_VISIBLE_DEVICES hides no GPU by accident (it is unset or names some)",
     why="an empty value hides all GPUs, and everything then runs on the CPU",
@@ -93,11 +93,11 @@ def driver(here: Patient) -> Finding:
 def visible(here: Patient) -> Finding:
     value = here.environment.get("CUDA_VISIBLE_DEVICES")
     if not here.topology.gpus:
-        return _CUDA_LIBRARIES.unknown(_NO_GPU)
+        return _VISIBLE.unknown(_NO_GPU)
     if value is None:
-        return _CUDA_LIBRARIES.ok("unset")
+        return _VISIBLE.ok("unset")
     is_hidden = value.strip() in {"", "-1", "NoDevFiles"}
-    return (_CUDA_LIBRARIES.fail if is_hidden else _CUDA_LIBRARIES.ok)(repr(value))
+    return (_VISIBLE.fail if is_hidden else _VISIBLE.ok)(repr(value))
 
 
 def node(here: Patient) -> list[Finding]:

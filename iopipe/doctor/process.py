@@ -6,7 +6,6 @@ CUDA is not initialised.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import re
 
@@ -69,17 +68,17 @@ _CPUS = Rule(
 
 def omp_threads(here: Patient) -> Finding:
     """Of 'n,m' (nested pools) the first counts, see the OpenMP specification."""
-    value = here.environment.get("OMP_NUM_THREADS")
-    world = int(here.environment.get("LOCAL_WORLD_SIZE", "1"))
-    num_cpus = _usable_cpus(here)
-    if num_cpus is None:
+    world = _number(here.environment.get("LOCAL_WORLD_SIZE", "")) or 1
+    cpus = _usable_cpus(here)
+    if cpus is None:
         return _OMP.unknown("the CPUs of this process are not known")
-    first = (value or "").partition(",")[0].strip()
-    if not first.isdigit():
+    num_cpus = max(1, int(cpus))
+    first = _number(here.environment.get("OMP_NUM_THREADS", "").partition(",")[0])
+    if first is None:
         said = f"unset (each of {world} ranks takes {num_cpus} CPUs)"
         return _OMP.ok(said) if world == 1 else _OMP.warn(said)
     said = f"{world} ranks of {first} threads on {num_cpus} CPUs"
-    return _OMP.ok(said) if world * int(first) <= num_cpus else _OMP.warn(said)
+    return _OMP.ok(said) if world * first <= num_cpus else _OMP.warn(said)
 
 
 def launch_blocking(here: Patient) -> Finding:
@@ -121,10 +120,11 @@ def fork(here: Patient) -> Finding:
 
 
 def torch_build(here: Patient) -> Finding:
-    import torch
-
-    version = importlib.metadata.version("torch")
-    cuda = torch.version.cuda
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a library of CUDA's that it needs, for instance
+        return _TORCH.fail(f"torch cannot be imported: {error}")
+    version, cuda = torch.__version__, torch.version.cuda
     if not here.topology.gpus:
         return _TORCH.unknown(f"torch {version}, no NVIDIA GPU is shown to this process")
     if cuda is None:
@@ -133,22 +133,28 @@ def torch_build(here: Patient) -> Finding:
 
 
 def cpus_per_gpu(here: Patient) -> Finding:
-    num_cpus, num_gpus = _usable_cpus(here), len(here.topology.gpus)
-    if not num_gpus or num_cpus is None:
+    cpus, num_gpus = _usable_cpus(here), len(here.topology.gpus)
+    if not num_gpus:
         return _CPUS.unknown("no NVIDIA GPU is shown to this process")
-    said = f"{num_cpus} CPUs for {num_gpus} GPUs"
-    if num_cpus < num_gpus:
+    if cpus is None:
+        return _CPUS.unknown("the CPUs of this process are not known")
+    said = f"{cpus:g} CPUs for {num_gpus} GPUs"
+    if cpus < num_gpus:
         return _CPUS.fail(said)
-    return _CPUS.ok(said) if num_cpus >= 2 * num_gpus else _CPUS.warn(said)
+    return _CPUS.ok(said) if cpus >= 2 * num_gpus else _CPUS.warn(said)
 
 
-def _usable_cpus(here: Patient) -> int | None:
-    """Whole ones, of mask, cpuset and quota; a quota below one is one."""
+def _usable_cpus(here: Patient) -> float | None:
+    """Of mask, cpuset and quota; a quota may be a part of one."""
     limits = here.topology.limits
     if not limits.cpus:
         return None
-    quota = math.inf if limits.quota_cpus is None else limits.quota_cpus
-    return max(1, int(min(len(limits.cpus), quota)))
+    return min(len(limits.cpus), math.inf if limits.quota_cpus is None else limits.quota_cpus)
+
+
+def _number(text: str) -> int | None:
+    """None where somebody wrote something else."""
+    return int(text) if re.fullmatch(r"\s*[0-9]+\s*", text) else None
 
 
 CHECKS: tuple[Check, ...] = (

@@ -133,10 +133,11 @@ def direct_io(here: Patient) -> Finding:
             finally:
                 os.close(descriptor)
     except PermissionError as error:
-        return _DIRECT.unknown(f"{file}: {(error.strerror or '').lower()}")
+        return _DIRECT.unknown(f"{str(file)!r}: {(error.strerror or '').lower()}")
     except OSError as error:
-        return _DIRECT.warn(f"{file}: {(error.strerror or '').lower()}")
-    return _DIRECT.ok(f"a block of {file.name} was read")
+        return _DIRECT.warn(f"{str(file)!r}: {(error.strerror or '').lower()}")
+    # As Python writes it: a hostile name must not steer the terminal.
+    return _DIRECT.ok(f"a block of {file.name!r} was read")
 
 
 def small_files(here: Patient) -> Finding:
@@ -147,9 +148,12 @@ def small_files(here: Patient) -> Finding:
             if folder.is_file()
             else _SMALL_FILES.unknown(f"nothing at {here.path}")
         )
-    with os.scandir(folder) as entries:
-        some = islice((one for one in entries if one.is_file()), 10 * _MANY_FILES)
-        sizes = [one.stat().st_size for one in some]
+    try:
+        with os.scandir(folder) as entries:
+            some = islice((one for one in entries if one.is_file()), 10 * _MANY_FILES)
+            sizes = [one.stat().st_size for one in some]
+    except OSError as error:  # not for this user, or files that went meanwhile
+        return _SMALL_FILES.unknown(f"{here.path!r}: {(error.strerror or '').lower()}")
     if not sizes:
         return _SMALL_FILES.ok("no files in this folder itself")
     middle = int(statistics.median(sizes))

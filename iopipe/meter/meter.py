@@ -42,6 +42,8 @@ from iopipe.protocols import Cause, Event, Events
 
 T = TypeVar("T")
 
+_MAX_FIELDS = 32
+
 Mark: TypeAlias = tuple[Event, int]
 """A moment on the stream's clock and on the host's."""
 
@@ -112,8 +114,11 @@ class Meter:
         """The kernels of this step are enqueued; optional, makes the end of it exact.
 
         Where gradients are accumulated, every batch has a step of its own; of several calls
-        for one batch the last counts.
+        for one batch the last counts.  Marks behind the last batch of an iteration, such as
+        those of gradients that were left over, are marks of no step and count for nothing.
         """
+        if self._origin is None:
+            return
         if self._end is not None:
             self._events.release(self._end)
         self._end = self._events.record()
@@ -121,7 +126,7 @@ class Meter:
     def moved(self) -> None:
         """The loop's own copies of the batch to the device are enqueued; optional, charges
         what they take to them.  The last call before `begin` counts."""
-        if self._begun is not None or self._end is not None:
+        if self._origin is None or self._begun is not None or self._end is not None:
             return
         if self._moved is not None:
             self._events.release(self._moved)
@@ -130,7 +135,7 @@ class Meter:
     def begin(self) -> None:
         """The first kernel of this step comes next; optional, tells a slow launch from a
         long step.  The first call of a step counts."""
-        if self._begun is None and self._end is None:
+        if self._origin is not None and self._begun is None and self._end is None:
             self._begun = self._events.record()
 
     def enter(self) -> None:
@@ -189,6 +194,12 @@ class Meter:
         self._cpu_ns, self._cpu_since_ns = self._cpu_now_ns(), None
         self._harvest()
 
+    def leave(self) -> None:
+        """The iteration may have been left: ends it where the end of its step is marked.  Who
+        takes one batch from each iteration has its step still to come."""
+        if self._end is not None:
+            self.finish()
+
     def report(
         self,
         *,
@@ -230,7 +241,7 @@ class Meter:
             what_if=predicted,
             interference=self.windows.report() if self.windows else None,
             storage=storage,
-            straggler=str(self._ranks.report() or "") if self._ranks else "",
+            straggler=self._ranks.straggler() if self._ranks else "",
             recoverable_stall_fraction=_ratio(tally.recoverable_ns, wall_ns),
             launch_fraction=_ratio(tally.launch_ns, wall_ns),
             other_host_fraction=_ratio(tally.other_host_ns, wall_ns),
@@ -331,7 +342,8 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def num_samples_of(batch: Any) -> int:
-    """The first dimension of the first array in a batch; 0 where there is none."""
+    """The first dimension of the first array in a batch; 0 where there is none among the first
+    `_MAX_FIELDS` of a list or mapping: a longer list is a column of words, and takes long."""
     if getattr(batch, "ndim", 0):
         # torch's method comes first: a nested tensor refuses to tell its shape.
         return int(batch.size(0) if callable(batch.size) else batch.shape[0])
@@ -339,4 +351,4 @@ def num_samples_of(batch: Any) -> int:
         batch = list(batch.values())
     if not isinstance(batch, list | tuple):
         return 0
-    return next(filter(None, map(num_samples_of, batch)), 0)
+    return next(filter(None, map(num_samples_of, batch[:_MAX_FIELDS])), 0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,11 +34,14 @@ class RankStalls:
     charged_seconds: tuple[float, ...]
     """What each rank cost the job: its stall in the steps where it was the largest, ties to
     the lower rank."""
+    ranks: tuple[int, ...] = ()
+    """Their numbers; empty: from 0 on."""
 
     @property
     def straggler(self) -> int:
         """The rank that cost most."""
-        return int(np.argmax(self.charged_seconds))
+        place = int(np.argmax(self.charged_seconds))
+        return self.ranks[place] if self.ranks else place
 
     @property
     def lost_seconds(self) -> float:
@@ -46,18 +49,19 @@ class RankStalls:
         return sum(self.charged_seconds)
 
     def __str__(self) -> str:
-        rank = self.straggler
-        lost = self.lost_seconds
-        share = self.charged_seconds[rank] / lost if lost else 0.0
+        lost, most = self.lost_seconds, max(self.charged_seconds)
+        if not lost:
+            return "no rank starved"
         return (
-            f"rank {rank} is the straggler: {self.charged_seconds[rank]:.2f} s of the "
-            f"{lost:.2f} s that starved ranks cost the job ({100 * share:.0f} %)"
+            f"rank {self.straggler} is the straggler: {most:.2f} s of the {lost:.2f} s that "
+            f"starved ranks cost the job ({100 * most / lost:.0f} %)"
         )
 
 
-def charge(stalls_ns: Int64Array) -> RankStalls:
-    """`stalls_ns` [ranks, steps]: what each rank stood idle for its input in each step."""
-    return _stalls(stalls_ns.shape[1], *_totals(stalls_ns))
+def charge(stalls_ns: Int64Array, ranks: Sequence[int] = ()) -> RankStalls:
+    """`stalls_ns` [ranks, steps]: what each rank stood idle for its input in each step;
+    `ranks`: their numbers, where they are not 0, 1, 2 and so on."""
+    return replace(_stalls(stalls_ns.shape[1], *_totals(stalls_ns)), ranks=tuple(ranks))
 
 
 def _totals(stalls_ns: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -166,6 +170,11 @@ class RankMeter:
         if not self._num_steps:
             return None
         return _stalls(self._num_steps, self._lost_ns, self._charged_ns)
+
+    def straggler(self) -> str:
+        """The report in words; empty before the first exchange, and where there is one rank."""
+        found = self.report()
+        return str(found) if found is not None and len(found.stall_seconds) > 1 else ""
 
     def finish(self) -> RankStalls | None:
         """The report over all steps, those of an unfinished interval too.  Waits for the other

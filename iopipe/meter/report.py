@@ -1,145 +1,32 @@
-"""What was measured, as frozen values.
+"""What was measured, as one frozen value, and what it says in plain words.
 
 Stands at the end of the meter.  Invariant: a report can be printed, compared and written
-as JSON; it never changes.
+as JSON; it never changes, and its verdict says nothing that its numbers do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from iopipe.meter.verdict import verdict_of
-from iopipe.protocols import Cause
+from iopipe.meter.figures import IDLE_CAUSES as IDLE_CAUSES
+from iopipe.meter.figures import NOT_INPUT as NOT_INPUT
+from iopipe.meter.figures import EdgeReport as EdgeReport
+from iopipe.meter.figures import ErrorReport as ErrorReport
+from iopipe.meter.figures import Interference as Interference
+from iopipe.meter.figures import Percentiles as Percentiles
+from iopipe.meter.figures import StageReport as StageReport
+from iopipe.meter.figures import Step as Step
+from iopipe.meter.figures import StorageUse as StorageUse
+from iopipe.meter.figures import WhatIf as WhatIf
 
 SCHEMA = 1
 
-IDLE_CAUSES = (
-    "storage",
-    "decode",
-    "transform",
-    "collate",
-    "queue",
-    "h2d",
-    "gpu_decode",
-    "launch",
-    "other_host",
-)
-"""What the stream can have stood idle for between two steps; in JSON all are there, 0 where
-nothing was measured.  'loader' is added where a loader's inside was not seen."""
-
-
-NOT_INPUT = ("launch", "other_host")
-"""Those of them that no input can win back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interference:
-    """By how much steps are longer while the input works."""
-
-    fraction: float
-    """Of the step; 0.08: a step takes 8 % longer than with the input at rest."""
-    low: float
-    """The 95 % interval, over pairs of neighbouring windows.  It holds 0: none detected."""
-    high: float
-    num_pairs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageUse:
-    """What the run read, beside what its storage can give."""
-
-    bytes_per_second: float
-    """Of the samples that were consumed, over the wall time."""
-    ceiling_bytes_per_second: float
-    """Measured, see `iopipe.storage.ceiling`; never presumed."""
-    how: str
-    """... and how that was measured."""
-
-    @property
-    def share(self) -> float:
-        """Near 1: faster input needs faster storage; near 0: storage is not what limits."""
-        return self.bytes_per_second / self.ceiling_bytes_per_second
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageReport:
-    """How busy the threads of one stage were."""
-
-    name: str
-    cause: Cause
-    concurrency: int
-    num_items: int
-    busy_seconds: float
-    """Summed over the stage's threads."""
-    busy_fraction: float
-    """Near 1: its threads work all the time, more of them may help; near 0: it waits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeReport:
-    """How full the queue behind a stage was, and who waited at it."""
-
-    name: str
-    """The stage in front of it."""
-    capacity: int
-    num_items: int
-    put_wait_seconds: float
-    """How long the stage in front waited for room; large: what comes behind is slower."""
-    get_wait_seconds: float
-    """How long the stage behind waited for items; large: what comes in front is slower."""
-    mean_occupancy: float
-    """Items that lay in it, averaged over time.  Near 0: the stage behind starves; near
-    `capacity`: the stage behind is the slow one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorReport:
-    """Damaged samples that the error policy let go."""
-
-    num_skipped: int = 0
-    examples: tuple[str, ...] = ()
-    """The first hundred, each with shard, offset, key and reason."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhatIf:
-    """What a change of the input would bring."""
-
-    change: str
-    samples_per_second: float
-    """Predicted by replaying the recorded steps."""
-    low: float
-    """The interval of that prediction, 95 %.  It holds the measured rate: no change that
-    one could detect."""
-    high: float
-    bound: float
-    """The measured rate / (1 - s), s being the share of the stall that the change removes:
-    exact for constant times, too low for bursts near saturation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Percentiles:
-    """Of one quantity over the steps kept, in milliseconds."""
-
-    p50: float = 0.0
-    p95: float = 0.0
-    p99: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step: from the arrival of the batch before it to the arrival of its own, on the
-    clock of the compute stream."""
-
-    start_ns: int
-    """Since the arrival of the first batch, pauses between iterations left out."""
-    duration_ns: int
-    stall_ns: int
-    """The part of it in which the compute stream had nothing to do because of the input."""
-    cause: Cause
-    """What most of the stall waited for."""
+_FED = 0.01
+"""Below this share of stalled time a step is called fed: it is within the noise of clocks."""
+_WORTH_NAMING = 0.01
+_AS_GOOD = 0.985
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +110,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """Starved or fed, by how much, of what, and what would help."""
-        return verdict_of(self)
+        return _verdict(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of schema 1; single steps are left out.
@@ -231,7 +118,8 @@ class Report:
         `causes` has every name of `IDLE_CAUSES`, launch and other host time included, as
         fractions of the wall time.
         """
-        values = {"schema": SCHEMA, **asdict(self), "verdict": self.verdict}
+        bare = replace(self, steps=())  # a hundred thousand would take a second
+        values = {"schema": SCHEMA, **asdict(bare), "verdict": self.verdict}
         values["cpu_ms_per_step"] = self.cpu_ms_per_step
         del values["steps"]
         measured = {
@@ -288,3 +176,80 @@ def _shown(percentiles: Percentiles) -> str:
     return (
         f"p50 {percentiles.p50:.2f} ms, p95 {percentiles.p95:.2f} ms, p99 {percentiles.p99:.2f} ms"
     )
+
+
+# ---- the verdict ---------------------------------------------------------------------
+
+
+def _verdict(report: Report) -> str:
+    """Starved or fed, by how much, of what, and what would help."""
+    if not report.num_steps:
+        return "nothing was measured yet"
+    parts = [_starvation(report), *_elsewhere(report)]
+    if report.attributed_stall_fraction >= _FED:
+        parts += [_recoverable(report), *_remedy(report), *_busiest(report)]
+    if report.interference is not None and report.interference.low > 0:
+        percent = 100 * report.interference.fraction
+        parts.append(f"the input slows the step by {percent:.1f} % while it runs")
+    if report.storage is not None:
+        percent = 100 * report.storage.share
+        parts.append(f"storage is at {percent:.0f} % of its measured ceiling")
+    if report.low_confidence:
+        parts.append(f"low confidence: {report.low_confidence}")
+    return "; ".join(parts)
+
+
+def _starvation(report: Report) -> str:
+    percent = 100 * report.attributed_stall_fraction
+    if report.attributed_stall_fraction < _FED:
+        return f"fed: the training step starved {percent:.1f} % of the time"
+    parts = sorted(report.causes.items(), key=lambda part: -part[1])
+    split = ", ".join(f"{name} {100 * share:.1f} %" for name, share in parts if share > 5e-4)
+    return f"the training step starved {percent:.1f} % of the time: {parts[0][0]}-bound ({split})"
+
+
+def _recoverable(report: Report) -> str:
+    return f"{100 * report.recoverable_stall_fraction:.1f} % recoverable"
+
+
+def _elsewhere(report: Report) -> list[str]:
+    """Idle time that no input can win back."""
+    named = {
+        "launching its first kernel": report.launch_fraction,
+        "the loop's own code": report.other_host_fraction,
+    }
+    return [
+        f"{100 * share:.1f} % idle because of {name}, which is not the input"
+        for name, share in named.items()
+        if share >= _WORTH_NAMING
+    ]
+
+
+def _remedy(report: Report) -> list[str]:
+    """The prediction that promises most, if it promises anything that could be noticed."""
+    now = report.samples_per_second
+    sure = [one for one in report.what_if if one.low > now]
+    if not report.what_if or not now:
+        return []
+    if not sure:
+        return ["no change that was replayed would make a detectable difference"]
+    best = max(sure, key=_promise)
+    # Changes that ask for less come behind those that they are a part of.
+    as_good = [one for one in sure if one.samples_per_second >= _AS_GOOD * best.samples_per_second]
+    best = as_good[-1] if "more" in as_good[-1].change else best
+    return [
+        f"{best.change}: predicted {best.samples_per_second / now:.2f}x "
+        f"({best.low / now:.2f} to {best.high / now:.2f})"
+    ]
+
+
+def _promise(prediction: WhatIf) -> float:
+    return prediction.low
+
+
+def _busiest(report: Report) -> list[str]:
+    if not report.stages:
+        return []
+    stage = max(report.stages, key=lambda stage: stage.busy_fraction)
+    percent = 100 * stage.busy_fraction
+    return [f"{stage.name} is the busiest stage, its threads work {percent:.0f} % of the time"]

@@ -71,6 +71,8 @@ class Timeline:
             causes = tuple(str(name) for name in content["causes"])
             shape = len(content["counts"]), 1 + len(causes)
             times = {name: _whole(content[name], shape[:1]) for name in _TIMES}
+            if (times["counts"] < 1).any():
+                raise ValueError("a bucket without steps")
             tables = {name: _whole(content[name], shape[::-1]).T for name in _TABLES}
             shares = {name: _quantiles(content[name]) for name in _SHARES}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -93,4 +95,6 @@ def _whole(values: Any, shape: tuple[int, ...]) -> Int64Array:
 def _quantiles(values: Any) -> tuple[float, ...]:
     if len(values) != len(QUANTILES):
         raise ValueError(f"{len(values)} quantiles, expected are {len(QUANTILES)}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{values!r} where numbers belong")
     return tuple(float(value) for value in values)

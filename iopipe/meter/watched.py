@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from iopipe.errors import PipelineError
 from iopipe.meter.events import CudaEvents, HostEvents
 from iopipe.meter.interference import CachedWindows, WindowMeter
 from iopipe.meter.meter import Meter
@@ -55,6 +56,8 @@ class MeteredLoader(Generic[T]):
         return len(self._loader)  # type: ignore[arg-type]  # TypeError where it has none
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # a copy that is being made has none yet
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
     def report(self) -> Report:
@@ -98,9 +101,12 @@ def events_of(
     *,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Events:
-    """The clock of a training step that runs on `device`."""
-    if device is None or device == "cpu":
+    """The clock of a training step that runs on `device`; `PipelineError` for what is none."""
+    kind = str(device or "cpu").partition(":")[0]
+    if kind == "cpu":
         return HostEvents(clock)
+    if kind != "cuda":
+        raise PipelineError(f"device is {str(device)!r}: give 'cpu', 'cuda' or 'cuda:1'")
     if not streams:
         return CudaEvents(device)
     return JointEvents([CudaEvents(device), *(CudaEvents(device, stream=s) for s in streams)])

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +56,16 @@ def profile(command: Sequence[str], *, out: Path, steps: int | None = None) -> P
     with tempfile.TemporaryDirectory(prefix="iopipe-profile-") as name:
         folder = Path(name)
         exit_code = _run(command, environment_for(folder, steps=steps, base=os.environ))
-        measured = [json.loads(path.read_text()) for path in sorted(folder.glob("measured-*"))]
+        measured = [json.loads(path.read_text()) for path in folder.glob("measured-*.json")]
     if not measured:
         raise PipelineError(
             f"nothing was measured: {command[0]} ended with exit code {exit_code} and no loop "
             "over torch's DataLoader; check that it does not start python with -I, -E or -S, "
             "and that iopipe is installed there"
         )
-    report, text = _summary(measured)
-    steps_of_first = Timeline.from_json(_first(measured)["steps"])
+    of_ranks = _one_a_rank(measured)
+    report, text = _summary(of_ranks)
+    steps_of_first = Timeline.from_json(of_ranks[0]["steps"])
     write_report(report, steps_of_first, out)
     write_html(report, steps_of_first, out / "report.html")
     write_trace(report, steps_of_first, out / "trace.json")
@@ -98,16 +99,19 @@ def _signals_left_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(measured: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    first = _first(measured)
-    report = dict(first["report"])
-    text = str(first["text"])
-    if len(measured) > 1:
-        report["straggler"] = str(charge(np.array(merged(measured), np.int64)))
+def _summary(of_ranks: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """`of_ranks`: one a rank, the lowest first."""
+    report = dict(of_ranks[0]["report"])
+    text = str(of_ranks[0]["text"])
+    stalls_ns = np.array(merged(of_ranks), np.int64)
+    if len(of_ranks) > 1 and stalls_ns.size:
+        report["straggler"] = str(charge(stalls_ns, [one["rank"] for one in of_ranks]))
         text += f"\n  {report['straggler']}"
     return report, text
 
 
-def _first(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the lowest rank measured."""
-    return min(measured, key=lambda one: int(one["rank"]))
+def _one_a_rank(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each rank measured, the lowest first.  Of several processes that are the same rank,
+    or of none, the one whose loop took longest: they do not wait for each other."""
+    ordered = sorted(measured, key=lambda one: float(one["report"]["wall_seconds"]))
+    return sorted({one["rank"]: one for one in ordered}.values(), key=lambda one: int(one["rank"]))

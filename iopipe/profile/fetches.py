@@ -7,7 +7,9 @@ would have been; its times travel beside it and are taken off before the script 
 from __future__ import annotations
 
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +94,7 @@ class _Watch:
     """The clocks of one thread."""
 
     def __init__(self) -> None:
-        self._delay = _run_delay_reader()
+        self._delay = _run_delay()
         self._start = self._fetched = (0, 0, 0)
         self.cpu_ns = 0
 
@@ -115,14 +117,33 @@ class _Watch:
         return time.perf_counter_ns(), time.thread_time_ns(), self._delay()
 
 
-def _run_delay_reader() -> Callable[[], int]:
-    """How long the calling thread stood in the queue for a processor, in nanoseconds.
+class _RunDelay:
+    """How long the thread that made it has stood in the queue for a processor, in nanoseconds.
 
     The second number of schedstat (Linux, Documentation/scheduler/sched-stats.rst); 0 where
-    the system does not tell.
+    the system does not tell.  Owns a descriptor, which is closed with it.
     """
-    try:
-        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return lambda: 0
-    return lambda: int(os.pread(file, 96, 0).split()[1])
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._file: int | None = None
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        weakref.finalize(self, os.close, self._file).atexit = False
+
+    def __call__(self) -> int:
+        return 0 if self._file is None else int(os.pread(self._file, 96, 0).split()[1])
+
+
+_threads = threading.local()
+
+
+def _run_delay() -> _RunDelay:
+    """Of the calling thread.  One for all its fetchers: without workers each iteration makes
+    another fetcher.  A forked process has its own, since the file tells of its parent's thread."""
+    found: _RunDelay | None = getattr(_threads, "run_delay", None)
+    if found is None or found.process != os.getpid():
+        found = _threads.run_delay = _RunDelay()
+    return found

@@ -1,7 +1,7 @@
 """What `iopipe diagnose FILE:NAME` names, found in a Python file of the user's.
 
-Stands between the command line and `diagnose`.  Invariant: the file is run once, as a module;
-what it names is checked before the first run.
+Stands between the command line and `diagnose`.  Invariant: the file is run once, as a module that
+finds its neighbours as a script does; what it names is checked before the first run.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def _loaded(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise PipelineError(f"{str(file)!r} is no Python file: its name must end with .py")
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(file.parent.resolve())) not in sys.path:
+        sys.path.insert(0, folder)
     sys.modules[file.stem] = module  # worker processes of a loader look their dataset up here
     spec.loader.exec_module(module)
     return module

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Watched:
     num_steps: int = 0
     worker_cpu_ns: int = 0
     worker_busy_ns: int = 0
+    num_iterations: int = 0
     is_over: bool = False
 
 
@@ -60,6 +62,8 @@ class Session:
     current: Meter | None = None
     """Of the loader that handed over the latest batch: marks are made there."""
     is_written: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    """The one that trains."""
 
     def begins(self, loader: Any) -> Watched:
         """`loader` is iterated; an earlier iteration of it that was left is over."""
@@ -73,7 +77,18 @@ class Session:
             self.kept.append(watched)
         elif not watched.is_over:
             watched.meter.finish()
+        watched.num_iterations += 1
         return watched
+
+    def ends_with(self, iterator: Any, watched: Watched) -> None:
+        """A loop that is left early drops its iterator: what comes then is no step of it."""
+        number = watched.num_iterations
+
+        def left() -> None:
+            if watched.num_iterations == number and threading.get_ident() == self.thread:
+                watched.meter.leave()
+
+        weakref.finalize(iterator, left).atexit = False
 
     def next_batch(self, watched: Watched, get: Callable[[], Any]) -> Any:
         """What `get` gives, measured while there are steps left to measure."""
@@ -112,14 +127,14 @@ class Session:
 
     def write(self) -> None:
         """Leave what was measured in the folder; once, and nothing where nothing was."""
-        main = max(self.kept, key=_wall_seconds, default=None)
+        main = max(self.kept, key=_wall_ns, default=None)
         if self.is_written or main is None or not main.num_steps:
             return
         self.is_written = True
         main.meter.finish()
         report = report_of(main)
         content = {
-            "rank": int(os.environ.get("RANK", "0")),
+            "rank": _rank(),
             "report": report.to_json(),
             "steps": main.history.timeline().to_json(),
             "stalls_ns": [step.stall_ns for step in report.steps],
@@ -133,7 +148,7 @@ class Session:
     def _forget_short_ones(self) -> None:
         """Some scripts make a loader an epoch."""
         alive = list(self.loaders.values())
-        best = max(self.kept, key=_wall_seconds, default=None)
+        best = max(self.kept, key=_wall_ns, default=None)
         self.kept = [one for one in self.kept if one is best or one in alive]
 
     def _opened(self, watched: Watched, item: TimedBatch) -> tuple[Any, tuple[Span, ...]]:
@@ -179,8 +194,8 @@ def _stages(watched: Watched, seconds: float) -> tuple[StageReport, ...]:
     )
 
 
-def _wall_seconds(watched: Watched) -> float:
-    return watched.meter.report().wall_seconds
+def _wall_ns(watched: Watched) -> int:
+    return watched.meter.totals().wall_ns
 
 
 def clock_of_training() -> Events:
@@ -203,7 +218,18 @@ def _environment(watched: Watched) -> dict[str, str]:
     }
 
 
+def _rank() -> int:
+    """Of a launcher that sets RANK, as torchrun does; 0 without one."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
 def merged(measured: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """The stalls of all ranks over the steps that all of them measured."""
-    fewest = min(len(one["stalls_ns"]) for one in measured)
-    return [one["stalls_ns"][:fewest] for one in measured]
+    """The stalls of all ranks over the steps that are known of all of them: each knows its last
+    ones, and one may have made more steps than another."""
+    ends = [int(one["report"]["num_steps"]) for one in measured]
+    stalls = [one["stalls_ns"] for one in measured]
+    starts = [end - len(part) for end, part in zip(ends, stalls, strict=True)]
+    first = max(starts)
+    last = max(first, min(ends))
+    return [part[first - start : last - start] for start, part in zip(starts, stalls, strict=True)]

@@ -58,8 +58,9 @@ def _measured_iter(original: Any) -> Any:
         if session is not None:
             watched = session.begins(self)
             # A framework's subclass may return an iterator that is none of torch's.
-            if hasattr(iterator, "_next_data"):
+            if hasattr(iterator, "_next_data") and iterator not in _iterations:
                 _iterations[iterator] = watched
+                session.ends_with(iterator, watched)
         return iterator
 
     return __iter__

@@ -6,8 +6,10 @@ training, on every batch once; what is found is printed with its evidence, and k
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from iopipe.autotune.tuner import Tuning
@@ -42,6 +44,8 @@ def tune(
         )
     if num_steps < 1:
         raise PipelineError(f"steps is {num_steps}; it must be at least 1")
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise PipelineError(f"{os.fspath(out)!r} lies in no folder: make it before")
     known = _ceiling(pipeline, ceiling)
     found, report = _tuned(pipeline, function, num_steps, known, on_decision)
     if out is not None:
@@ -54,6 +58,8 @@ def _ceiling(pipeline: Any, ceiling: float | str | None) -> Ceiling | None:
         return None
     if isinstance(ceiling, str):
         return ceiling_of_bench(ceiling)
+    if not 0 < ceiling < math.inf:
+        raise PipelineError(f"ceiling is {ceiling:g}: give more than 0 seconds to measure it for")
     return measure_storage(pipeline, seconds=ceiling, epoch=1)  # the run begins with epoch 0
 
 

@@ -133,7 +133,7 @@ def _tip(steps: Sequence[Step], causes_ns: Mapping[Cause, int], duration_ns: int
 
 def _legend(report: Report) -> str:
     items = [
-        f'<li><i class="c-{name}"></i>waited for {name}: {100 * share:.1f} %</li>'
+        f'<li><i class="c-{escape(name)}"></i>waited for {escape(name)}: {100 * share:.1f} %</li>'
         for name, share in sorted(report.causes.items(), key=lambda part: -part[1])
         if share >= 5e-4
     ]

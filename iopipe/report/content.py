@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from iopipe.meter.timeline import Timeline
 from iopipe.report.page import write_at_once
 
 SCHEMA = 1
+_MOST = 1e300
+"""Beyond it a sum is no number any more."""
 
 
 class Reported(Protocol):
@@ -52,20 +54,74 @@ def write_report(
 
 
 def read_report(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Timeline]:
-    """A `report.json`, and the `steps.json` beside it; no steps where there is none."""
+    """A `report.json`, and the `steps.json` beside it; no steps where there is none.
+
+    `DataError` where the file holds something else than what is drawn from it."""
     target = Path(path)
     steps = target.with_name("steps.json")
     content = content_of(_read(target))
+    try:
+        _check(content)
+    except ValueError as error:
+        raise DataError(f"{target} is no report: {error}") from error
     return content, Timeline.from_json(_read(steps)) if steps.exists() else History().timeline()
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there: iopipe profile writes it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, not the JSON of a report")
     return content
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON's")
+
+
+_NUMBERS = (
+    "num_steps",
+    "wall_seconds",
+    "samples_per_second",
+    "attributed_stall_fraction",
+    "recoverable_stall_fraction",
+)
+_RATES = ("samples_per_second", "low", "high")
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """`ValueError` where something is of another kind than it is drawn as; keys may be missing."""
+    _check_numbers(content, _NUMBERS)
+    causes = _mapping("causes", content.get("causes", {}))
+    _check_numbers(causes, causes)
+    _mapping("environment", content.get("environment", {}))
+    for change in _mappings("what_if", content):
+        if missing := {"change", *_RATES} - change.keys():
+            raise ValueError(f"what_if lacks {', '.join(sorted(missing))}")
+        _check_numbers(change, (*_RATES, "bound"))
+    for stage in _mappings("stages", content):
+        _check_numbers(stage, ("busy", "blocked"))
+
+
+def _mappings(name: str, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = content.get(name, [])
+    if not isinstance(found, list):
+        raise ValueError(f"{name} is {type(found).__name__}, not a list")
+    return [_mapping(name, one) for one in found]
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} holds {type(value).__name__}, not names with values")
+    return value
+
+
+def _check_numbers(values: Mapping[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        value = values.get(key, 0)
+        if not isinstance(value, int | float) or not abs(value) < _MOST:
+            raise ValueError(f"{key} is {value!r}, which is no number that could be drawn")

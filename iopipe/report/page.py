@@ -42,11 +42,18 @@ def page(title: str, parts: Iterable[str], *, script: str = "", data: Any = None
 
 
 def write_at_once(path: str | os.PathLike[str], text: str) -> None:
-    """A reader finds the old file or the new one, never half of it."""
+    """A reader finds the old file or the new one, never half of it.
+
+    UTF-8; of names that are none, the bytes are written as Python writes them: \\udcff.
+    """
     target = Path(path)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, target)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _hash(text: str) -> str:

@@ -87,7 +87,7 @@ class PrometheusEndpoint:
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         known = request.path.partition("?")[0] == "/metrics"
-        body = self._text.encode() if known else b"the metrics are at /metrics\n"
+        body = self._text.encode(errors="replace") if known else b"the metrics are at /metrics\n"
         request.send_response(200 if known else 404)
         request.send_header("Content-Type", CONTENT_TYPE)
         request.send_header("Content-Length", str(len(body)))

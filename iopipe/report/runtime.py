@@ -111,5 +111,5 @@ def _job(path: Path) -> Job | None:
         )
     except FileNotFoundError:
         return None  # it ended just now
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -67,6 +67,7 @@
 
   // ---- drawing ------------------------------------------------------------------------
 
+  /** Its pen, and the pixels that it has, at least one beside the scale: a hidden page has none. */
   function prepared(canvas) {
     const box = canvas.getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
@@ -74,7 +75,7 @@
     canvas.height = Math.max(Math.round(box.height * ratio), 1);
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
-    return [pen, Math.max(Math.floor(box.width), 1), box.height];
+    return [pen, Math.max(Math.floor(box.width), LABEL + 1), box.height];
   }
 
   function color(name) {

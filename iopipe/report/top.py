@@ -15,17 +15,25 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from iopipe.errors import PipelineError
 from iopipe.report.runtime import Job, running_jobs
 from iopipe.report.style import CAUSE_COLORS
 from iopipe.report.terminal import printable
 
 _WIDTH = 40
 _STALE_SECONDS = 10.0
+_MOST_SECONDS = 86_400.0
 _NOTHING = "no job tells of itself: give Live a RuntimeFile (iopipe.report.runtime)"
 
 
 def watch(*, every_seconds: float = 1.0, once: bool = False) -> None:
-    """Until Ctrl-C; `once`: print what is there and return."""
+    """Until Ctrl-C; `once`: print what is there and return.
+
+    `PipelineError` for a pause of no or more than a day's length."""
+    if not 0 < every_seconds <= _MOST_SECONDS:
+        raise PipelineError(
+            f"every is {every_seconds:g}: give more than 0 seconds, and a day at most"
+        )
     console = Console()
     if once:
         console.print(drawn(running_jobs()))
@@ -84,7 +92,8 @@ def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str]]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    """0 for what is no number that could be drawn: the file is any program's of this user."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else 0.0
 
 
 def _bars(rows: Sequence[tuple[str, float, str]]) -> Table:

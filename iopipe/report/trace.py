@@ -62,7 +62,7 @@ def write_trace(
 def _merged(path: Path) -> dict[str, Any]:
     try:
         trace = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no trace: {error}") from error
     if isinstance(trace, list):  # the format's short form
         trace = {"traceEvents": trace}

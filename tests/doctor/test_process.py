@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ _JEMALLOC = {"proc/self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/lib/libjemalloc.so
 _GLIBC = {"proc/self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/lib/libc.so.6\n"}
 _INFINIBAND = {"sys/class/infiniband/mlx5_0/node_type": "1: CA\n"}
 _NO_CPUS = {"sys/devices/system/cpu/online": ""}
+_QUOTA = {
+    "proc/self/cgroup": "0::/\n",
+    "proc/self/mountinfo": "1 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+    "sys/fs/cgroup/cpu.max": "150000 100000\n",
+}
 _CONF = "PYTORCH_CUDA_ALLOC_CONF"
 
 
@@ -38,6 +44,12 @@ _CONF = "PYTORCH_CUDA_ALLOC_CONF"
         verdict="warn",
         says="2 ranks of 3 threads on 4 CPUs",
         environment={"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"},
+    ),
+    Case(
+        check=process.omp_threads,
+        verdict="ok",
+        says="unset (each of 1 ranks takes 4 CPUs)",
+        environment={"LOCAL_WORLD_SIZE": "", "OMP_NUM_THREADS": "two"},
     ),
     Case(check=process.launch_blocking, verdict="ok", says="''"),
     Case(
@@ -136,6 +148,20 @@ _CONF = "PYTORCH_CUDA_ALLOC_CONF"
         has_nodes=True,
         files={"proc/self/status": "Cpus_allowed_list:\t5\n"},
     ),
+    Case(
+        check=process.cpus_per_gpu,
+        verdict="fail",
+        says="1.5 CPUs for 2 GPUs",
+        has_nodes=True,
+        files=_QUOTA,
+    ),
+    Case(
+        check=process.cpus_per_gpu,
+        verdict="unknown",
+        says="the CPUs of this process are not known",
+        has_nodes=True,
+        files=_NO_CPUS,
+    ),
 )
 def test_the_process(case: Case, tmp_path: Path) -> None:
     assert_says(case, tmp_path)
@@ -150,3 +176,11 @@ def test_a_cpu_build_beside_a_gpu_fails(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     (found,) = ask_all(machine, process.torch_build)
     assert found.verdict == verdict
+
+
+def test_a_torch_that_cannot_be_imported_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (found,) = ask_all(FakeMachine(tmp_path), process.torch_build)
+    assert (found.verdict, "cannot be imported" in found.observed) == ("fail", True)

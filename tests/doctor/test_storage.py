@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -216,3 +217,21 @@ def test_many_small_files_are_a_warning(tmp_path: Path) -> None:
     (single,) = ask_all(machine, storage.small_files, path=str(folder / "0.jpg"))
     (nothing,) = ask_all(machine, storage.small_files, path=str(tmp_path / "gone"))
     assert (single.verdict, nothing.verdict) == ("ok", "unknown")
+
+
+def test_a_folder_that_is_not_for_this_user_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    machine = FakeMachine(tmp_path / "root")
+    monkeypatch.setattr(os, "scandir", refused)
+    (found,) = ask_all(machine, storage.small_files, path=str(tmp_path))
+    assert (found.verdict, "permission denied" in found.observed) == ("unknown", True)
+
+
+def test_a_name_of_the_data_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[2Jevil").write_bytes(bytes(10_000))
+    (found,) = ask_all(FakeMachine(tmp_path / "root"), storage.direct_io, path=str(tmp_path))
+    assert "evil" in found.observed and "\x1b" not in found.observed

@@ -221,6 +221,32 @@ def test_accumulated_gradients_have_one_record_a_batch() -> None:
     assert report.launch_fraction == 0
 
 
+def test_marks_behind_the_last_batch_are_no_part_of_the_next_epoch() -> None:
+    """Gradients that are left over are applied behind the loop, then comes a long pause."""
+    device = VirtualDevice()
+    loop = Loop(device)
+    meter = Meter(device, clock=device.clock, history=loop.history)
+    meter.step()  # before the first batch, too
+    for _ in range(2):
+        for _ in range(3):
+            meter.enter()
+            loop.wait(MS)
+            meter.handoff(spans=[Span("loader", "loader", 0, device.host)], num_samples=1)
+            loop.kernels()
+            device.host = device.stream_free
+        meter.finish()
+        meter.moved()
+        meter.begin()
+        meter.step()
+        device.host += 10_000 * MS
+    report = meter.report()
+    causes = report.to_json()["causes"]
+    assert report.wall_seconds == pytest.approx((6 * 5 + 5 * 1) / 1e3)
+    assert (causes["other_host"], causes["launch"], causes["h2d"]) == (0, 0, 0)
+    assert causes["loader"] == pytest.approx(5 / 35)
+    assert [parts for _, _, parts in loop.history.steps] == [{"loader": MS}] * 5
+
+
 def test_memory_stays_bounded_and_the_events_are_given_back() -> None:
     class Moment(int):
         pass

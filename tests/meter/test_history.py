@@ -134,6 +134,9 @@ def test_json_gives_the_same_back(steps: Steps) -> None:
         {"causes": None},
         {"started_ns": [2**70]},
         {"step_ms": [1.0]},
+        {"step_ms": [float("nan")] * 5},
+        {"stall_ms": [1.0, 1.0, 1.0, 1.0, "x"]},
+        {"counts": [0]},
     ],
 )
 def test_a_file_of_another_shape_is_refused(change: dict[str, Any]) -> None:

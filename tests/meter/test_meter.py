@@ -12,7 +12,7 @@ from fakes.device import LAUNCH_LATENCY, MS, Training, VirtualDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iopipe.meter.meter import Meter
+from iopipe.meter.meter import Meter, num_samples_of
 
 NUM_STEPS = 400
 
@@ -294,6 +294,25 @@ def test_the_samples_of_a_foreign_batch_are_counted(batch: Any, num_samples: int
     meter = Meter()
     list(meter.watch([batch, batch]))
     assert meter.report().num_samples == 2 * num_samples
+
+
+def test_a_long_column_of_words_is_not_looked_through() -> None:
+    """512 texts a batch would take longer than a step may be measured for."""
+
+    class Words(list[str]):
+        num_asked = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            found = super().__getitem__(place)
+            self.num_asked += len(found) if isinstance(place, slice) else 1
+            return found
+
+        def __iter__(self) -> Any:
+            raise AssertionError("all of them are looked at")
+
+    words = Words(["a"] * 512)
+    assert num_samples_of({"text": words, "x": np.zeros((3, 2))}) == 3
+    assert words.num_asked <= 32
 
 
 def test_a_foreign_loader_is_watched_without_being_changed() -> None:

@@ -46,6 +46,34 @@ def test_the_straggler_is_named_with_what_it_cost() -> None:
     )
 
 
+def test_ranks_have_their_own_numbers_and_nobody_is_blamed_for_nothing() -> None:
+    second_node = charge(np.array([[0, 10**9], [0, 2 * 10**9]], np.int64), [8, 11])
+    assert second_node.straggler == 11
+    assert str(second_node).startswith("rank 11 is the straggler: 2.00 s of the 2.00 s")
+    assert str(charge(np.zeros((2, 5), np.int64))) == "no rank starved"
+
+
+def test_one_rank_is_no_straggler() -> None:
+    class Alone:
+        def start(self, stalls_ns: Sequence[int]) -> Gather:
+            return Only(list(stalls_ns))
+
+    @dataclass(slots=True)
+    class Only:
+        stalls: list[int]
+
+        def done(self) -> bool:
+            return True
+
+        def answer(self) -> Int64Array:
+            return np.array([self.stalls], np.int64)
+
+    meter = Meter(ranks=RankMeter(Alone(), interval=1))
+    list(meter.watch([1, 2, 3]))
+    assert meter.rank_stalls() is not None
+    assert meter.report().straggler == ""
+
+
 @dataclass(slots=True)
 class Late:
     """An answer that comes when the test lets it."""

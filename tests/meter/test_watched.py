@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import iopipe
+from iopipe.errors import PipelineError
 from iopipe.meter.cores import usable_cores
+from iopipe.meter.watched import events_of
 
 
 def test_torchs_loader_is_measured_and_keeps_its_attributes() -> None:
@@ -45,6 +48,18 @@ def test_a_generator_is_measured_and_its_errors_are_its_own() -> None:
     with pytest.raises(RuntimeError, match="the disk is gone"):
         seen += list(metered)
     assert metered.report().num_steps == 1
+
+
+def test_the_device_is_the_hosts_or_one_of_cudas() -> None:
+    for device in (None, "cpu", "cpu:0", torch.device("cpu")):
+        assert events_of(device).stream == "host thread"  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match="device is 'mps': give 'cpu', 'cuda' or 'cuda:1'"):
+        iopipe.meter([1], device="mps")
+
+
+def test_a_metered_loader_can_be_copied() -> None:
+    loader = copy.copy(iopipe.meter([1, 2]))
+    assert list(loader) == [1, 2]
 
 
 def test_cores_are_no_more_than_the_groups_quota(tmp_path: Path) -> None:

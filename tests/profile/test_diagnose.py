@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_what_cannot_be_diagnosed_is_an_error(tmp_path: Path) -> None:
     ):
         with pytest.raises(PipelineError, match=message):
             subject_from(target, step=step)
+
+
+def test_a_file_finds_its_neighbours_as_a_script_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "neighbour_of_subject.py").write_text("batches = [4, 5]\n")
+    file = tmp_path / "subject_with_neighbour.py"
+    file.write_text(
+        "from neighbour_of_subject import batches as pipeline\ndef train_step(batch): pass\n"
+    )
+    assert list(subject_from(f"{file}:pipeline").batches()) == [4, 5]
+    assert sys.path[0] == str(tmp_path)
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

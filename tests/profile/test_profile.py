@@ -14,6 +14,8 @@ import pytest
 
 from iopipe import cli
 from iopipe.errors import PipelineError
+from iopipe.meter.history import History
+from iopipe.meter.report import Report
 from iopipe.profile.command import profile
 
 TRAIN = """
@@ -195,6 +197,63 @@ def test_ranks_are_compared(tmp_path: Path) -> None:
     result = profile([sys.executable, str(script)], out=tmp_path / "out")
     assert result.report["straggler"].startswith("rank 1 is the straggler")
     assert "rank 1 is the straggler" in result.text
+
+
+LEAVES = """
+import json, os, sys
+for line in json.loads(sys.argv[1]):
+    with open(os.path.join(os.environ["IOPIPE_PROFILE_FOLDER"], line["name"]), "w") as file:
+        file.write(line["text"])
+"""
+
+
+def _left(*files: tuple[str, str]) -> list[str]:
+    """A command of which processes leave these files."""
+    lines = json.dumps([{"name": name, "text": text} for name, text in files])
+    return [sys.executable, "-S", "-c", LEAVES, lines]
+
+
+def _of_rank(rank: int, stalls_ns: list[int], *, num_steps: int, wall_seconds: float) -> str:
+    report = Report(num_steps=num_steps, wall_seconds=wall_seconds).to_json()
+    return json.dumps(
+        {
+            "rank": rank,
+            "report": report,
+            "steps": History().timeline().to_json(),
+            "stalls_ns": stalls_ns,
+            "text": f"rank {rank} in {wall_seconds} s",
+        }
+    )
+
+
+def test_ranks_are_named_by_their_rank_whatever_their_process_is(tmp_path: Path) -> None:
+    """Process 100 is not before process 99, nor is the first of this machine rank 0."""
+    second = 10**9
+    late = _of_rank(9, [0, second, second, second], num_steps=6, wall_seconds=8)
+    quick = _of_rank(8, [0, 0, 0, 0, 7 * second], num_steps=5, wall_seconds=7)
+    helper = _of_rank(8, [90 * second] * 5, num_steps=5, wall_seconds=0.5)
+    command = _left(
+        ("measured-100.json", late),
+        ("measured-99.json", quick),
+        ("measured-101.json", helper),
+        ("measured-102.tmp", '{"rank": 0, "rep'),  # killed while it wrote
+    )
+    found = profile(command, out=tmp_path / "out")
+    # Steps 2 to 4 are known of both: rank 9 forgot its first two, rank 8 made only five.
+    assert found.report["straggler"] == (
+        "rank 8 is the straggler: 7.00 s of the 8.00 s that starved ranks cost the job (88 %)"
+    )
+    assert found.text.startswith("rank 8 in 7")
+
+
+def test_processes_of_the_same_rank_are_not_compared(tmp_path: Path) -> None:
+    first = _of_rank(0, [5], num_steps=1, wall_seconds=1)
+    longer = _of_rank(0, [9], num_steps=1, wall_seconds=2)
+    found = profile(
+        _left(("measured-1.json", longer), ("measured-2.json", first)), out=tmp_path / "out"
+    )
+    assert found.report["straggler"] == ""
+    assert found.text == "rank 0 in 2 s"
 
 
 @pytest.mark.parametrize(

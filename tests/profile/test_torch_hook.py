@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from iopipe.meter.events import HostEvents
 from iopipe.profile import torch_hook
-from iopipe.profile.fetches import TimedBatch, unwrapped
+from iopipe.profile.fetches import TIMED, TimedBatch, timed_creator, unwrapped
 from iopipe.profile.session import Session
 
 
@@ -105,3 +109,66 @@ def test_a_loader_an_epoch_leaves_no_heap_of_them(tmp_path: Path) -> None:
     session.write()
     assert len(list(tmp_path.glob("measured-*.json"))) == 1
     session.write()  # once is enough
+
+
+@pytest.mark.parametrize("takes_one", [False, True])
+def test_what_comes_behind_a_loop_that_was_left_is_no_step(tmp_path: Path, takes_one: bool) -> None:
+    """A validation behind `break` is not; the step behind `next(iter(loader))` is."""
+    now = [0]
+    session = Session(tmp_path, None, lambda: HostEvents(lambda: now[0]))
+    loader = torch.utils.data.DataLoader([0] * 20)
+    for _ in range(4):
+        batches = iter(loader)
+        watched = session.begins(loader)
+        session.ends_with(batches, watched)
+        for _ in range(1 if takes_one else 3):
+            session.next_batch(watched, lambda batches=batches: next(batches))
+            if takes_one:
+                del batches
+            now[0] += 10
+            session.mark_step()
+        if not takes_one:
+            del batches
+            now[0] += 1000
+    session.begins(loader)
+    assert watched.meter.totals().wall_ns == (40 if takes_one else 120)
+
+
+class Fetcher:
+    """Looks like torch's."""
+
+    def __init__(self) -> None:
+        self.collate_fn: Callable[[Any], Any] = list
+
+    def fetch(self, index: list[int]) -> Any:
+        return self.collate_fn(index)
+
+
+def _fetched_once() -> None:
+    os.environ[TIMED] = "1"
+    batch = timed_creator(Fetcher)().fetch([1, 2])
+    assert unwrapped(batch) == [1, 2]
+
+
+def _num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_thousand_iterations_take_no_thousand_descriptors() -> None:
+    """Without workers every iteration makes a fetcher, in the loop's own process; who forbids
+    the garbage collector gets no descriptor back from what refers to itself."""
+    _fetched_once()
+    gc.collect()
+    gc.disable()
+    try:
+        before = _num_descriptors()
+        for _ in range(50):
+            _fetched_once()
+        assert _num_descriptors() == before
+        thread = threading.Thread(target=_fetched_once)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert _num_descriptors() == before

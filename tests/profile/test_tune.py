@@ -66,3 +66,19 @@ def test_what_cannot_be_tuned_is_said(file: Path, name: str, steps: int, said: s
     with pytest.raises(PipelineError) as error:
         tune(f"{file}:{name}", num_steps=steps)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("ceiling", ["0", "-2", "nan", "inf"])
+def test_a_ceiling_takes_some_time_to_measure(
+    file: Path, ceiling: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tune", "pipeline", f"{file}:pipeline", "--ceiling", ceiling]) == 1
+    assert f"ceiling is {ceiling}: give more than 0 seconds" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_tuned(
+    file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PipelineError, match="lies in no folder"):
+        tune(f"{file}:pipeline", out=tmp_path / "none" / "tuned.json")
+    assert sys.modules[file.stem].steps == []

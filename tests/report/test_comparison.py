@@ -143,5 +143,14 @@ def test_runs_share_one_scale(tmp_path: Path) -> None:
     assert sum(widths[10:]) == pytest.approx(1000, rel=0.01)
 
 
+def test_a_cause_with_a_hostile_name_is_only_a_word(tmp_path: Path) -> None:
+    run = replace(_report(0), causes={HOSTILE: 0.25})
+    write_comparison(
+        tmp_path / "page.html", title="", verdict="", table=[], runs=[("", run)], environment={}
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "script" not in {tag for tag, _ in _Parsed(page).tags} and "<script>alert" not in page
+
+
 def test_a_run_without_steps_says_so(tmp_path: Path) -> None:
     assert "no steps were measured" in _page(tmp_path, 0)

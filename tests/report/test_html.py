@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fakes.profiled import history_of, report_of
 
+from iopipe import cli
 from iopipe.errors import DataError, NotFoundError
 from iopipe.meter.history import History
 from iopipe.meter.report import Report
@@ -155,3 +156,63 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
         read_report(tmp_path / "report.json")
     with pytest.raises(NotFoundError, match="iopipe profile writes it"):
         read_report(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"causes": 5}, "causes holds int"),
+        ({"causes": {"decode": "much"}}, "decode is 'much'"),
+        ({"num_steps": None}, "num_steps is None"),
+        ({"samples_per_second": 10**400}, "which is no number that could be drawn"),
+        ({"wall_seconds": float("nan")}, "NaN is no number"),
+        ({"attributed_stall_fraction": float("-inf")}, "-Infinity is no number"),
+        ({"what_if": {}}, "what_if is dict, not a list"),
+        ({"what_if": [{"change": "cached", "low": 1}]}, "lacks high, samples_per_second"),
+        ({"what_if": [7]}, "what_if holds int"),
+        ({"stages": [{"name": "read", "busy": []}]}, "busy is \\[\\]"),
+        ({"environment": None}, "environment holds NoneType"),
+    ],
+)
+def test_a_report_with_things_of_other_kinds_is_refused_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], said: str
+) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(report_of(history_of(3)) | change))
+    with pytest.raises(DataError, match=said):
+        read_report(file)
+    assert cli.main(["report", str(file)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is no JSON"):
+        read_report(tmp_path / "report.json")
+
+
+def test_names_that_are_no_text_are_written_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file name of other bytes than UTF-8 becomes a lone surrogate in Python."""
+    file = tmp_path / "report.json"
+    verdict = "fed: \x1b[2J \udcff caf\u00e9"
+    file.write_text(json.dumps({"schema": 1, "verdict": verdict, "stages": [{"name": "\udcff"}]}))
+    assert cli.main(["report", str(file)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "\\udcff caf\u00e9" in page
+    assert capsys.readouterr().out.startswith("fed: \\x1b[2J \\udcff caf\u00e9\n")
+
+
+def test_a_page_that_could_not_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str, **options: object) -> None:
+        path.touch()
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        write_html(report_of(history_of(2)), history_of(2), tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []

@@ -96,6 +96,21 @@ def test_reports_are_taken_when_due_and_never_made_up_for() -> None:
     assert shown.steps == [10, 20, 97, 107] and taken == [4] and shown.num_closed == 1
 
 
+def test_long_reports_take_a_twentieth_of_the_time_at_most() -> None:
+    clock, spent = [0.0], [0.0]
+
+    def report() -> dict[str, Any]:
+        clock[0] += 1.5
+        spent[0] += 1.5
+        return {"schema": 1, "num_steps": 0}
+
+    live = Live(report, [], every_seconds=1.0, clock=lambda: clock[0])
+    while clock[0] < 300:
+        clock[0] += 0.1
+        live.step()
+    assert 0.04 * clock[0] < spent[0] <= 0.051 * clock[0]
+
+
 def test_all_outputs_are_closed_though_one_fails() -> None:
     class Failing(_Shown):
         def close(self) -> None:
@@ -142,7 +157,7 @@ def test_the_endpoint_serves_what_was_shown_last_on_this_machine_only() -> None:
     address = f"http://127.0.0.1:{endpoint.port}"
     try:
         endpoint.show(_content(num_steps=7))
-        endpoint.show(_content(num_steps=8))
+        endpoint.show(_content(num_steps=8, causes={"\udcff": 0.5}))
         with urllib.request.urlopen(f"{address}/metrics") as answer:
             assert answer.headers["Content-Type"] == CONTENT_TYPE
             assert _parsed(answer.read().decode())["iopipe_steps_total", ()] == 8
@@ -206,7 +221,14 @@ def test_what_is_no_running_job_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / f"{ended.pid}.json").write_text(text)
     (tmp_path / "notes.json").write_text(text)
     mine = tmp_path / f"{os.getpid()}.json"
-    for wrong in ("", "[]", '{"schema": 1}', '{"schema": 2, "report": {}}', "x" * (1 << 21)):
+    for wrong in (
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"schema": 1}',
+        '{"schema": 2, "report": {}}',
+        "x" * (1 << 21),
+    ):
         mine.write_text(wrong)
         assert running_jobs(tmp_path) == []
     mine.write_text(text)
@@ -248,7 +270,11 @@ def test_top_draws_each_job() -> None:
 
 def test_top_shows_no_control_characters_and_bears_wrong_kinds() -> None:
     evil = "\x1b[2J[red]evil"
-    report = {"verdict": evil, "causes": {evil: 0.5}, "stages": [{"name": evil, "busy": "x"}, 7]}
+    stages = [{"name": evil, "busy": "x"}, 7, {"busy": float("nan")}, {"busy": float("inf")}]
+    report = {
+        "verdict": evil, "causes": {evil: 0.5}, "stages": stages, "num_steps": 10**400,
+        "lead_ms": float("nan"),
+    }  # fmt: skip
     text = _terminal(Job(pid=1, command=evil, age_seconds=0, report=report))
     assert "\x1b" not in text and text.count("[red]evil") == 4
 
@@ -262,6 +288,14 @@ def test_top_once_prints_and_leaves(
     RuntimeFile().show(_content())
     assert cli.main(["top", "--once"]) == 0
     assert "decode-bound" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "nan", "inf"])
+def test_top_refuses_a_pause_that_is_none(every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top", "--every", every]) == 1
+    assert capsys.readouterr().err == (
+        f"iopipe: every is {every}: give more than 0 seconds, and a day at most\n"
+    )
 
 
 def test_ranges_surround_waiting_and_stepping(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_it_is_merged_with_the_file_of_torch_profiler(tmp_path: Path) -> None:
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
 
 
-@pytest.mark.parametrize("text", ["", "7", '{"a": 1}', '{"traceEvents": 3}'])
+@pytest.mark.parametrize("text", ["", "7", "[" * 100_000, '{"a": 1}', '{"traceEvents": 3}'])
 def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(DataError, match="is no trace"):
