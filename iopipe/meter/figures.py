@@ -102,14 +102,17 @@ class WhatIf:
     """What a change of the input would bring."""
 
     change: str
+    now: float
+    """Samples/s without it, over the steps that were replayed.  They are the run's last ones, so
+    that a cold start of the whole run does not look like something to be won."""
     samples_per_second: float
     """Predicted by replaying the recorded steps."""
     low: float
-    """The interval of that prediction, 95 %.  It holds the measured rate: no change that
-    one could detect."""
+    """The interval of that prediction, 95 %.  It holds `now`: no change that one could
+    detect."""
     high: float
     bound: float
-    """The measured rate / (1 - s), s being the share of the stall that the change removes:
+    """`now` / (1 - s), s being the share of the stall that the change removes:
     exact for constant times, too low for bursts near saturation."""
 
 

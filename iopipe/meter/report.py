@@ -227,9 +227,9 @@ def _elsewhere(report: Report) -> list[str]:
 
 def _remedy(report: Report) -> list[str]:
     """The prediction that promises most, if it promises anything that could be noticed."""
-    now = report.samples_per_second
-    sure = [one for one in report.what_if if one.low > now]
-    if not report.what_if or not now:
+    predicted = [one for one in report.what_if if one.now]
+    sure = [one for one in predicted if one.low > one.now]
+    if not predicted:
         return []
     if not sure:
         return ["no change that was replayed would make a detectable difference"]
@@ -238,8 +238,8 @@ def _remedy(report: Report) -> list[str]:
     as_good = [one for one in sure if one.samples_per_second >= _AS_GOOD * best.samples_per_second]
     best = as_good[-1] if "more" in as_good[-1].change else best
     return [
-        f"{best.change}: predicted {best.samples_per_second / now:.2f}x "
-        f"({best.low / now:.2f} to {best.high / now:.2f})"
+        f"{best.change}: predicted {best.samples_per_second / best.now:.2f}x "
+        f"({best.low / best.now:.2f} to {best.high / best.now:.2f})"
     ]
 
 

@@ -308,6 +308,7 @@ def _prediction(
         low = min(low, now * (1 - _DISTURBANCE))
     return WhatIf(
         change=change.name,
+        now=now,
         samples_per_second=min(rates.mean, ceiling),
         low=low,
         high=max(min(rates.high, ceiling * (1 + _DISTURBANCE)), low),

@@ -83,7 +83,8 @@ def what_if_chart(changes: Sequence[Mapping[str, Any]], measured: float) -> str:
         ]
         if change.get("bound"):
             rects.append(_tick("bound", float(change["bound"]) / highest))
-        gain = f"{rate / measured:.2f}x, " if measured > 0 else ""
+        now = float(change.get("now", measured))  # older reports lack it
+        gain = f"{rate / now:.2f}x, " if now > 0 else ""
         value = f"{gain}{rate:,.0f}/s ({low:,.0f} to {high:,.0f})"
         name = str(change["change"])
         rows.append(_row(name, f"{name}: {value}", rects, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from iopipe.meter.report import IDLE_CAUSES, ErrorReport, Report, StageReport, Step, WhatIf
 
@@ -23,9 +24,10 @@ def _report(fraction: float) -> Report:
             ),
         ),
         what_if=(
-            WhatIf(change="cached", samples_per_second=130, low=95, high=160, bound=131),
+            WhatIf(change="cached", now=100, samples_per_second=130, low=95, high=160, bound=131),
             WhatIf(
-                change="2x decode threads", samples_per_second=136, low=130, high=141, bound=140
+                change="2x decode threads", now=100, samples_per_second=136, low=130, high=141,
+                bound=140,
             ),
         ),
         errors=ErrorReport(num_skipped=3),
@@ -53,6 +55,7 @@ def test_a_report_is_json_able_and_printable() -> None:
     assert (stage["threads"], stage["busy"], stage["idle"], stage["blocked"]) == (2, 0.25, 0.75, 0)
     assert values["what_if"][1] == {
         "change": "2x decode threads",
+        "now": 100,
         "samples_per_second": 136,
         "low": 130,
         "high": 141,
@@ -75,7 +78,7 @@ def test_idle_time_that_is_not_input_is_named_as_such() -> None:
 
 
 def test_where_nothing_would_help_the_verdict_says_so() -> None:
-    guess = WhatIf(change="cached", samples_per_second=103, low=97, high=109, bound=104)
+    guess = WhatIf(change="cached", now=100, samples_per_second=103, low=97, high=109, bound=104)
     report = Report(
         num_steps=5,
         samples_per_second=100,
@@ -86,3 +89,22 @@ def test_where_nothing_would_help_the_verdict_says_so() -> None:
     )
     assert "no change that was replayed would make a detectable difference" in report.verdict
     assert report.verdict.endswith("low confidence: the clocks disagree")
+
+
+def test_a_cold_start_of_the_run_is_nothing_to_be_won() -> None:
+    """The last steps came at 200/s; the whole run, with a cold first epoch, at 100/s."""
+    same = WhatIf(
+        change="prefetch 8", now=200, samples_per_second=201, low=190, high=210, bound=205
+    )
+    better = WhatIf(change="cached", now=200, samples_per_second=300, low=290, high=310, bound=305)
+    report = Report(
+        num_steps=5,
+        samples_per_second=100,
+        attributed_stall_fraction=0.05,
+        causes={"storage": 0.05},
+        what_if=(same,),
+    )
+    assert "no change that was replayed" in report.verdict
+    assert (
+        "cached: predicted 1.50x (1.45 to 1.55)" in replace(report, what_if=(same, better)).verdict
+    )
