@@ -183,6 +183,12 @@ def test_it_fits_phone_and_desk_in_light_and_dark(
         page.screenshot(Path(folder, f"report-{width}-{'dark' if dark else 'light'}.png"))
 
 
+def test_a_page_with_hardly_any_width_draws_what_it_can(page: Page, tmp_path: Path) -> None:
+    """In a frame that is not shown yet, for instance."""
+    page.open(_written(tmp_path, history_of(300)), width=60)
+    assert page.complaints == []
+
+
 def test_a_million_steps_open_and_their_one_spike_is_seen(
     page: Page, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

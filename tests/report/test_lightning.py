@@ -33,6 +33,12 @@ class _Output:
         self.num_closed += 1
 
 
+@pytest.fixture(autouse=True)
+def _every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a report takes on this machine."""
+    monkeypatch.setattr("iopipe.report.live._LEAST_PAUSE", 0)
+
+
 def _trained(callback: Any, *, fails_at: int | None = None) -> list[tuple[dict[str, Any], int]]:
     """What the trainer's logger was given."""
     import lightning
