@@ -153,9 +153,8 @@ def test_the_rate_is_that_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_cpu_time_of_grandchildren_counts() -> None:
     """Workers of a fork server are those."""
-    burn = (
-        "import time\nwhile time.process_time() < 0.6: pass\nprint(1, flush=True); time.sleep(60)"
-    )
+    burn = "import time\nwhile time.process_time() < 0.6: pass\nprint(1, flush=True)\n"
+    burn += "time.sleep(60)"
     between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
     command = [sys.executable, "-c", between]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as child:
