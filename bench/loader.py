@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import iopipe
 from iopipe.bench.harness import Contestant, interleave, residency, write_results
+from iopipe.bench.photographs import jpegs_in
 
 _PEERS = Path(__file__).resolve().parent / "peers"
 
@@ -49,9 +50,7 @@ PEERS = {
 
 def prepare(images: Path, folder: Path, *, num_samples: int, num_shards: int) -> None:
     """The JPEGs of `images`, repeated in shuffled order, as shards and as loose files."""
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise iopipe.NotFoundError(2, "no .jpg or .jpeg files in this folder", str(images))
+    files = jpegs_in(images)
     order = [files[number % len(files)] for number in range(num_samples)]
     random.Random(0).shuffle(order)
     (folder / "loose").mkdir(parents=True)
