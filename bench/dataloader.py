@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 import iopipe
 from iopipe.bench.harness import Contestant, Runs, interleave, write_results
+from iopipe.bench.photographs import jpegs_in
 
 _WORKERS = 2
 _SIDE = 224
@@ -63,7 +64,7 @@ class Photographs(Dataset[Any]):
     def __init__(self, folder: Path, num_samples: int, *, whole: bool) -> None:
         import simplejpeg
 
-        files = [path.read_bytes() for path in sorted(folder.glob("*.JPEG"))]
+        files = [path.read_bytes() for path in jpegs_in(folder)]
         sizes = [simplejpeg.decode_jpeg_header(data)[:2] for data in files]
         commonest = Counter(sizes).most_common(1)[0][0]
         self.files = [
@@ -139,7 +140,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for case, loaders in CASES.items():
         command = (sys.executable, "-m", "iopipe.bench.dataloader", "--case", case)
-        rest = ("--images", str(options.images)) if options.images else ()
+        rest = ("--images", str(options.images))
         results = interleave(
             [Contestant(name, (*command, "--loader", name, *rest)) for name in loaders],
             num_rounds=options.rounds,
@@ -191,7 +192,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--case", choices=tuple(CASES), help=argparse.SUPPRESS)
     parser.add_argument("--loader", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.loader and None in (options.images, options.json):
+        parser.error("--images DIR and --json FILE are needed")
+    return options
 
 
 def _show(name: str, row: Mapping[str, float]) -> None:

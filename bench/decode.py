@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 
 import iopipe
 from iopipe.bench.harness import ForeignLoad, write_results
+from iopipe.bench.photographs import jpegs_in
 from iopipe.loaders.decode import crops, make_decoder
 from iopipe.loaders.decode.resize import crop_and_resize
 from iopipe.protocols import Samples
@@ -238,8 +239,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=120)
     options = parser.parse_args()
-    files = [path for path in sorted(options.images.iterdir()) if "jp" in path.suffix.lower()]
-    contents = [path.read_bytes() for path in files[: options.count]]
+    contents = [path.read_bytes() for path in jpegs_in(options.images)[: options.count]]
     decoded = measure(_decoders(), contents, options.rounds)
     parts = _parts([simplejpeg.decode_jpeg(raw, "RGB") for raw in contents])
     resized = measure(_resizers(), parts, options.rounds)

@@ -24,6 +24,7 @@ from typing import Any
 
 import iopipe
 from iopipe.bench.harness import residency, run_one, write_results
+from iopipe.bench.photographs import jpegs_in
 from iopipe.readers.index import load_index
 from iopipe.readers.wds2idx import write_wds2idx
 
@@ -36,9 +37,7 @@ _RATE = "samples_per_second"
 
 def prepare(images: Path, folder: Path, *, num_samples: int, num_shards: int) -> list[Path]:
     """The JPEGs of `images`, repeated in shuffled order, as shards with DALI's index."""
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise iopipe.NotFoundError(2, "no .jpg or .jpeg files in this folder", str(images))
+    files = jpegs_in(images)
     order = [files[number % len(files)] for number in range(num_samples)]
     random.Random(0).shuffle(order)
     with iopipe.DatasetWriter(

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from iopipe.bench.harness import write_results
+from iopipe.bench.photographs import jpegs_in
 from iopipe.errors import MissingDependency
 from iopipe.loaders.decode import crops, make_decoder, open_engine
 from iopipe.protocols import Samples
@@ -56,9 +57,7 @@ _ON_GPU = tuple(Way(engine=name, device="cuda") for name in ("dali", "nvimgcodec
 def main() -> None:
     """Compare and write the results."""
     options = _options()
-    files = sorted(
-        path for path in options.images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg")
-    )[: options.count]
+    files = jpegs_in(options.images)[: options.count]
     contents = [path.read_bytes() for path in files]
     references = [_reference(_batch(contents, at)) for at in range(0, len(contents), BATCH)]
     rows = []

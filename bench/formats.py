@@ -18,6 +18,7 @@ from typing import Any
 
 import iopipe
 from iopipe.bench.harness import Contestant, Runs, interleave, residency, write_results
+from iopipe.bench.photographs import jpegs_in
 
 _SCRIPT = Path(__file__).resolve().parent / "peers" / "read_shards.py"
 _READS = (
@@ -43,8 +44,7 @@ _BARS = (
 
 def prepare(images: Path, folder: Path, *, num_samples: int) -> dict[str, list[Path]]:
     """The JPEGs of `images`, repeated, as shards of each format."""
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    contents = [path.read_bytes() for path in files]
+    contents = [path.read_bytes() for path in jpegs_in(images)]
     shards = {}
     for name in ("webdataset", "arrow", "parquet"):
         options = iopipe.WriteOptions(rows_per_group=128) if name != "webdataset" else None

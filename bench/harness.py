@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from iopipe.bench.measure import family
+
 _PACKAGES = (
     "torch",
     "triton",
@@ -130,34 +132,8 @@ class _PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(_SAMPLE_SECONDS):
-            num_bytes = sum(_pss_bytes(pid) for pid in _family(self._pid))
+            num_bytes = sum(_pss_bytes(pid) for pid in family(self._pid))
             self.peak_bytes = max(self.peak_bytes, num_bytes)
-
-
-def _family(pid: int) -> list[int]:
-    members, queue = [], [pid]
-    while queue:
-        current = queue.pop()
-        members.append(current)
-        for children in Path(f"/proc/{current}/task").glob("*/children"):
-            try:
-                queue += [int(child) for child in children.read_text().split()]
-            except OSError:  # it ended meanwhile
-                continue
-    return members
-
-
-def family_cpu_seconds(pid: int) -> float:
-    """CPU time of a process and of its descendants that are alive, threads included."""
-    return sum(map(_cpu_seconds, _family(pid)))
-
-
-def _cpu_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it ended meanwhile
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _pss_bytes(pid: int) -> int:
@@ -288,6 +264,7 @@ def write_results(
         **more,
         "rows": [dict(row) for row in rows],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)  # what took hours is not lost for want of it
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, path)

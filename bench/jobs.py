@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import iopipe
 from iopipe.bench.harness import Contestant, Runs, interleave, residency, write_results
+from iopipe.bench.photographs import jpegs_in
 
 _SCRIPT = Path(__file__).resolve().parent / "peers" / "write_shards.py"
 _WAYS = ("iopipe", "tar", "webdataset")
@@ -27,9 +27,7 @@ _BARS = {"tar": 1.0, "webdataset": 1.5}
 
 def write_loose(images: Path, folder: Path, *, num_files: int) -> list[Path]:
     """The JPEGs of `images`, repeated in shuffled order, as files of one folder."""
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise iopipe.NotFoundError(2, "no .jpg or .jpeg files in this folder", str(images))
+    files = jpegs_in(images)
     order = [files[number % len(files)] for number in range(num_files)]
     random.Random(0).shuffle(order)
     folder.mkdir(parents=True)

@@ -6,6 +6,7 @@ of their workers is left, and those that had to be ended by force are known by n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -101,7 +102,8 @@ def _end_all(token: str) -> int:
     while (left := _marked(token)) and time.monotonic() < end:
         time.sleep(0.02)
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself just now
+            os.kill(pid, signal.SIGKILL)
     return len(left)
 
 

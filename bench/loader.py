@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import iopipe
 from iopipe.bench.harness import Contestant, interleave, residency, write_results
+from iopipe.bench.photographs import jpegs_in
 
 _PEERS = Path(__file__).resolve().parent / "peers"
 
@@ -49,12 +50,10 @@ PEERS = {
 
 def prepare(images: Path, folder: Path, *, num_samples: int, num_shards: int) -> None:
     """The JPEGs of `images`, repeated in shuffled order, as shards and as loose files."""
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise iopipe.NotFoundError(2, "no .jpg or .jpeg files in this folder", str(images))
+    files = jpegs_in(images)
     order = [files[number % len(files)] for number in range(num_samples)]
     random.Random(0).shuffle(order)
-    (folder / "loose").mkdir()
+    (folder / "loose").mkdir(parents=True)
     with iopipe.DatasetWriter(
         folder / "shards", max_samples=-(-num_samples // num_shards)
     ) as writer:
@@ -90,13 +89,18 @@ def _prepared_by(script: tuple[str, ...]) -> None:
     subprocess.run((*script, "--prepare"), check=True, stdout=subprocess.DEVNULL)
 
 
-def _once(folder: Path, name: str, write: Callable[[], object]) -> None:
-    """Write a dataset where no earlier run with this folder has done so."""
-    if (folder / f"{name}.done").exists():
+def _once(folder: Path, name: str, write: Callable[[], object], *, what: str = "") -> None:
+    """Write a dataset where no earlier run with this folder has done so; PipelineError where one
+    has written another than `what` says."""
+    marker = folder / f"{name}.done"
+    if marker.exists():
+        if (found := marker.read_text()) != what:
+            found = found or "a dataset of unknown size"
+            raise iopipe.PipelineError(f"{folder} holds {found}, not {what}: give another --folder")
         return
     print(f"preparing {name}", flush=True)
     write()
-    (folder / f"{name}.done").touch()
+    marker.write_text(what)
 
 
 def main() -> None:
@@ -105,7 +109,12 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sizes = {"num_samples": options.samples, "num_shards": options.shards}
-        _once(folder, "shards", lambda: prepare(options.images, folder, **sizes))
+        _once(
+            folder,
+            "shards",
+            lambda: prepare(options.images, folder, **sizes),
+            what=f"{options.samples} samples in {options.shards} shards",
+        )
         found = contestants(folder, options)
         written = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
         before = residency(written)

@@ -8,6 +8,7 @@ Pythons of the peers have no iopipe.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -51,14 +52,15 @@ def measured(
     for _ in range(options.warmup):
         next(batches)
     wait()
-    cpu_start, start = _cpu_seconds(), time.perf_counter()
+    cpu_start, start = family_cpu_seconds(os.getpid()), time.perf_counter()
     num_samples = num_bytes = 0
     while time.perf_counter() - start < options.seconds:
         samples, size = next(batches)
         num_samples += samples
         num_bytes += size
     wait()
-    elapsed, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - cpu_start
+    elapsed = time.perf_counter() - start
+    cpu_seconds = family_cpu_seconds(os.getpid()) - cpu_start
     batches.close()
     return {
         "dataset": Path(str(options.dataset)).name,
@@ -79,13 +81,27 @@ def show(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def _cpu_seconds() -> float:
-    """Of this process and of its living children, threads included."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [os.getpid(), *(int(pid) for path in children for pid in path.read_text().split())]
-    total = 0
-    for pid in pids:
+def family(pid: int) -> list[int]:
+    """A process and its descendants that are alive."""
+    members, waiting = [], [pid]
+    while waiting:
+        current = waiting.pop()
+        members.append(current)
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            for children in Path(f"/proc/{current}/task").glob("*/children"):
+                waiting += [int(child) for child in children.read_text().split()]
+    return members
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its descendants that are alive, threads included: a fork
+    server's workers are grandchildren."""
+    return sum(map(_cpu_seconds, family(pid)))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / ticks
+    except OSError:  # it ended meanwhile
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

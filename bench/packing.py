@@ -111,7 +111,7 @@ def _summary(found: Sequence[float]) -> dict[str, float]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=7)
     return parser.parse_args()
 

@@ -70,6 +70,14 @@ class CropSet:
     names: tuple[str, ...]
 
 
+def jpegs_in(folder: Path) -> list[Path]:
+    """The JPEGs of a folder, by name; NotFoundError where there are none."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not found:
+        raise iopipe.NotFoundError(2, "no .jpg or .jpeg files in this folder", str(folder))
+    return found
+
+
 def make_crops(
     folder: Path, settings: CropSettings, *, on_crop: Callable[[], None] | None = None
 ) -> CropSet:

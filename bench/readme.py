@@ -16,8 +16,8 @@ END = "<!-- end -->"
 _QUIET_CORES = 0.1
 _MANY_CORES = (
     "On many cores the decode threads of one process wait for each other's turn of the "
-    "interpreter lock, and so does the training loop beside them: there processes are ahead. "
-    "Decoding in a few worker processes that write into the same slots is the next step."
+    "interpreter lock, and so does the training loop beside them: there processes are ahead, and "
+    "`pipeline.workers(n)` decodes in processes, too. It came after this measurement."
 )
 
 

@@ -190,7 +190,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--way", choices=tuple(PLACES), help=argparse.SUPPRESS)
     parser.add_argument("--samples", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--position", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.way and options.json is None:
+        parser.error("--json FILE is needed")
+    return options
 
 
 def _show(name: str, row: Mapping[str, float]) -> None:

@@ -122,7 +122,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--way", choices=("library", "job"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.way and None in (options.texts, options.json):
+        parser.error("--texts DIR and --json FILE are needed")
+    return options
 
 
 def _show(name: str, row: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import iopipe
 from iopipe.bench.feeds import Batch, Feed, Job
-from iopipe.bench.harness import family_cpu_seconds
+from iopipe.bench.measure import family_cpu_seconds
 from iopipe.bench.networks import Training
 from iopipe.meter.watched import events_of
 from iopipe.topology import Binding, Topology, bound, read_topology

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 import iopipe
+from iopipe import cli
 from iopipe.bench.readme import BEGIN, END, kernel_tables, store_tables, tables
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +27,57 @@ def test_the_tables_come_from_the_results() -> None:
     for readme, expected in parts:
         between = readme.partition(BEGIN)[2].partition(END)[0]
         assert between.strip() == expected(ROOT / "bench" / "results")
+
+
+PLACES = ("", "iopipe/", "iopipe/*/", "bench/*/")
+READMES = [path for place in PLACES for path in sorted(ROOT.glob(f"{place}README.md"))]
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+def test_what_a_readme_tells_to_type_exists(path: Path) -> None:
+    text = path.read_text()
+    for line in re.findall(r"^    iopipe ([a-z].*)$", text, re.MULTILINE):
+        parser = cli._parser()
+        for word in re.split(r"   |#| -- ", line)[0].split():
+            below = _subparsers(parser)
+            if below:
+                assert word in below, line
+                parser = below[word]
+            elif (flag := word.strip("[],;")).startswith("--"):
+                assert flag in parser._option_string_actions, line
+    for call in _calls(text):
+        function = getattr(iopipe, call.func.attr)  # type: ignore[attr-defined]
+        shortened = any(isinstance(one, ast.Constant) and one.value is ... for one in call.args)
+        if not shortened and call.func.attr != "meter":  # type: ignore[attr-defined]
+            keywords = {one.arg: one for one in call.keywords if one.arg}
+            inspect.signature(function).bind(*call.args, **keywords)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
+
+
+def _calls(text: str) -> list[ast.Call]:
+    """Every `iopipe.name(...)` up to its closing bracket."""
+    calls: list[ast.Call] = []
+    for match in re.finditer(r"iopipe\.\w+\(", text):
+        end = match.end()
+        while text.count("(", match.start(), end) > text.count(")", match.start(), end):
+            end += 1
+        found = ast.parse(text[match.start() : end], mode="eval").body
+        assert isinstance(found, ast.Call)
+        calls.append(found)
+    return calls
+
+
+@pytest.mark.skipif(
+    not (ROOT / "CHANGELOG.md").exists(), reason="beside a wheel lies a part of the checkout"
+)
+def test_the_links_of_the_readmes_lead_somewhere() -> None:
+    for path in READMES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path}: {target}"
 
 
 def test_the_table_of_kernels_with_rows_and_without(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """GPU kernels of the input path, each with a naive twin beside it.
 
 Stands after the transfer in the flow: bytes that are on the device become what a model
-takes.  Invariant: a kernel never waits for the device and allocates nothing but its result.
+takes.  Invariant: a kernel never waits for the device, and allocates its result and little else.
 """
 
 from iopipe.errors import MissingDependency

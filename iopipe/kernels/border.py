@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from triton import knobs
 
 from iopipe.errors import PipelineError
 from iopipe.kernels.tuning import Config, Kernel, Problem, resolve
@@ -45,6 +46,14 @@ def check_budget(max_programs: int | None) -> None:
     """A budget of programs is None or positive."""
     if max_programs is not None and max_programs < 1:
         raise PipelineError(f"max_programs is {max_programs}: give 1 or more, or None")
+
+
+def check_place(name: str, tensor: torch.Tensor) -> None:
+    """On a GPU, or anywhere where Triton's interpreter runs the kernels."""
+    if tensor.device.type == "cpu" and not (
+        torch.compiler.is_compiling() or knobs.runtime.interpret
+    ):
+        raise PipelineError(f"{name} is on the CPU, which no kernel can read: move it to a GPU")
 
 
 def check_tensor(

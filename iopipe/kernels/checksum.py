@@ -22,7 +22,14 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
+from iopipe.kernels.border import (
+    check_budget,
+    check_place,
+    check_tensor,
+    chosen,
+    num_programs,
+    to_words,
+)
 from iopipe.kernels.crc_field import ORDER, TAPS, TIMES_X, shift_columns, square_columns
 from iopipe.kernels.tuning import Config, Kernel, Problem
 
@@ -191,9 +198,10 @@ def _heuristic(problem: Problem) -> Config:
 
 
 def _candidates(problem: Problem) -> Sequence[Config]:
-    grid = [_config(lanes=n, parts=p) for n in (32, 64, 128) for p in (2, 4, 8, 32, 128)]
-    heuristic = _heuristic(problem)
-    return grid if heuristic in grid else [*grid, heuristic]
+    # With 32 lanes all that the heuristic may choose for a problem of the same bucket.
+    narrow = [_config(lanes=32, parts=2**power) for power in range(1, 9)]
+    wide = [_config(lanes=n, parts=p) for n in (64, 128) for p in (2, 4, 8, 32, 128)]
+    return [*narrow, *wide]
 
 
 def _config(*, lanes: int, parts: int) -> Config:
@@ -235,6 +243,7 @@ def crc32c(
     if out is None:
         out = torch.empty(shape, dtype=torch.int64, device=data.device)
     check_tensor("out", out, like=data, dtypes=(torch.int64,), shape=shape)
+    check_place("data", data)
     if offsets.numel():
         _crc32c(data, offsets, lengths, out, to_words(config, _BLOCKS), max_programs)
     return out

@@ -20,7 +20,14 @@ from torch.library import triton_op, wrap_triton
 
 from iopipe.errors import PipelineError
 from iopipe.kernels import column_codes, column_kernels
-from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
+from iopipe.kernels.border import (
+    check_budget,
+    check_place,
+    check_tensor,
+    chosen,
+    num_programs,
+    to_words,
+)
 from iopipe.kernels.column_kernels import count_valid, decode_packed, decode_ranked
 from iopipe.kernels.packed import Packed
 from iopipe.kernels.tuning import Config, Kernel, Problem
@@ -121,6 +128,7 @@ def decode_column(
     if out is None:
         out = torch.empty(column.num_rows, dtype=dtype, device=data.device)
     check_tensor("out", out, like=data, dtypes=(dtype,), shape=(column.num_rows,))
+    check_place("codes", data)
     if column.num_rows:
         codes, valid = column.codes, column.validity
         _decode_column(
@@ -153,9 +161,10 @@ def _check(column: EncodedColumn, dtype: torch.dtype, affine: Affine) -> None:
     codes, validity, dictionary = column.codes, column.validity, column.dictionary
     if dtype not in _FLOATS + _IDS:
         raise PipelineError(f"dtype is {dtype}; give one of {_FLOATS + _IDS}")
-    is_plain = (affine.mean, affine.inv_std) == (0, 1) and affine.fill == int(affine.fill)
-    if dtype in _IDS and not is_plain:
-        raise PipelineError(f"{affine} with ids: give a whole fill, mean 0 and inv_std 1")
+    if dtype in _IDS and not _is_id(affine, dtype):
+        raise PipelineError(
+            f"{affine} with ids: give a whole fill that {dtype} holds, mean 0 and inv_std 1"
+        )
     if column.compact and validity is None:
         raise PipelineError("compact codes without validity; give the definition levels")
     if validity is not None:
@@ -171,6 +180,12 @@ def _check(column: EncodedColumn, dtype: torch.dtype, affine: Affine) -> None:
     if dictionary is not None:
         entries = (torch.float32, torch.float64, *_IDS) if dtype in _FLOATS else _IDS
         check_tensor("dictionary", dictionary, like=codes.data, dtypes=entries)
+
+
+def _is_id(affine: Affine, dtype: torch.dtype) -> bool:
+    limits = torch.iinfo(dtype)
+    is_held = limits.min <= affine.fill <= limits.max and affine.fill == int(affine.fill)
+    return is_held and (affine.mean, affine.inv_std) == (0, 1)
 
 
 @triton_op("iopipe::decode_column", mutates_args=("out",))

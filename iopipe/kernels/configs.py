@@ -42,7 +42,8 @@ class Kernel:
     heuristic: Callable[[Problem], Config]
     """A good configuration for any problem on any GPU; always works."""
     candidates: Callable[[Problem], Sequence[Config]]
-    """What tuning tries; holds the heuristic's choice."""
+    """What tuning tries; holds the heuristic's choice for every problem of the same bucket.  A
+    file's configuration that is not among them is damaged."""
 
 
 def bucket(size: int) -> int:

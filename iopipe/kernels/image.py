@@ -14,7 +14,7 @@ import triton
 from torch.library import triton_op, wrap_triton
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.border import check_budget, chosen, num_programs, to_words
+from iopipe.kernels.border import check_budget, check_place, chosen, num_programs, to_words
 from iopipe.kernels.image_batch import ImageOptions, ImageParameters, PackedImages
 from iopipe.kernels.image_kernel import FUNCTIONS, transform_kernel
 from iopipe.kernels.tuning import Config, Kernel, Problem
@@ -53,6 +53,7 @@ def transform_images(
     if out is None:
         out = options.empty(len(images), images.channels, device=images.data.device)
     _check_out(out, images, options)
+    check_place("data", images.data)
     _transform(
         out,
         images.data,

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from iopipe.errors import DataError
@@ -34,6 +34,8 @@ _tiers: dict[tuple[str, Gpu], tuple[_Tier, ...]] = {}
 class _Tier:
     path: Path
     configs: Mapping[tuple[object, ...], Config]
+    fitting: set[tuple[object, ...]] = field(default_factory=set)
+    """Keys whose configuration was looked at and is one that tuning tries."""
 
 
 def tuned(kernel: Kernel, problem: Problem, gpu: Gpu) -> Config | None:
@@ -42,10 +44,12 @@ def tuned(kernel: Kernel, problem: Problem, gpu: Gpu) -> Config | None:
         if (kernel.name, gpu) not in _tiers:
             _tiers[kernel.name, gpu] = tuple(_read(kernel, gpu))
         tiers = _tiers[kernel.name, gpu]
-    key = _key(bucketed(problem))
+    bucket = bucketed(problem)
+    key = _key(bucket)
     for tier in tiers:
         config = tier.configs.get(key)
-        if config is not None and _fits(config, kernel, problem, tier.path):
+        if config is not None and (key in tier.fitting or _fits(config, kernel, bucket, tier.path)):
+            tier.fitting.add(key)
             _logger.debug("%s: %s is configured by %s", kernel.name, problem, tier.path)
             return config
     _logger.debug("%s: %s has no tuned configuration: heuristic", kernel.name, problem)
@@ -80,7 +84,7 @@ def _key(problem: Problem) -> tuple[object, ...]:
 def _read(kernel: Kernel, gpu: Gpu) -> Iterator[_Tier]:
     source, minor = fingerprint(kernel), triton_minor()
     chosen = os.environ.get(TUNE_DIR)
-    if chosen and not Path(chosen).is_dir():
+    if chosen and not os.path.isdir(chosen):  # Path's raises where it may not look
         _warn_once(Path(chosen), f"{TUNE_DIR} names {chosen}, which is no folder")
     for folder in (*own_folders(), SHIPPED):
         path = folder / gpu.folder / f"{kernel.name}.json"
@@ -127,16 +131,15 @@ def _current(path: Path, kernel: Kernel, source: str) -> Table | None:
     return dataclasses.replace(table, entries=current)
 
 
-def _fits(config: Config, kernel: Kernel, problem: Problem, path: Path) -> bool:
-    """Whether the kernel knows these blocks; an op must not fail on what a file says."""
-    expected = set(kernel.heuristic(problem).blocks)
-    if set(config.blocks) == expected:
+def _fits(config: Config, kernel: Kernel, bucket: Problem, path: Path) -> bool:
+    """Whether it is one that tuning tries; an op must not fail on what a file says."""
+    if config in kernel.candidates(bucket):
         return True
-    named = sorted(config.blocks)
     _warn_once(
         path,
-        f"{path} is damaged: it names the blocks {named}, the kernel has {sorted(expected)}; "
-        "delete it, or run `iopipe tune kernels`",
+        f"{path} is damaged: {kernel.name} has no configuration {dict(config.blocks)} with "
+        f"{config.num_warps} warps and {config.num_stages} stages; delete it, or run "
+        "`iopipe tune kernels`",
     )
     return False
 

@@ -12,6 +12,7 @@ its integer index arrays at width 8, 16 or 32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,16 @@ class Packed:
                     f"{self.num_values} values of {self.bit_width} bits from value {self.first} "
                     f"on need {needed} bytes; there are {self.data.numel()}"
                 )
-        elif self.runs.dtype != torch.int64 or self.runs.ndim != 2 or self.runs.shape[1] < 1:
+        elif self.runs.dtype != torch.int64 or not _is_table(self.runs.shape):
             raise PipelineError(
                 f"runs are {self.runs.dtype} {list(self.runs.shape)}; give what parse_runs made"
             )
         elif self.runs.device != self.data.device or not self.runs.is_contiguous():
             raise PipelineError("runs are not contiguous on the device of data; make them so")
+
+
+def _is_table(shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and shape[0] == 2 and shape[1] >= 1
 
 
 def parse_runs(

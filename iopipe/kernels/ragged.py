@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.border import check_budget, check_tensor, to_words
+from iopipe.kernels.border import check_budget, check_place, check_tensor, to_words
 from iopipe.kernels.ragged_copy import COPY_BLOCKS, gather, join_part, join_starts, unpad_rows
 from iopipe.kernels.ragged_offsets import gathered_offsets
 from iopipe.kernels.ragged_pad import PAD_BLOCKS, pad_rows
@@ -47,6 +47,7 @@ def pad(
         raise PipelineError(f"length is {length}: give 0 or more")
     shape = (num_rows, length, *values.shape[1:])
     out = _room(out, shape, values)
+    check_place("values", values)
     pad_rows(values, offsets, out, fill, max_programs, _words(config, PAD_BLOCKS))
     return out
 
@@ -71,6 +72,7 @@ def unpad(
     check_tensor("offsets", offsets, like=padded, dtypes=OFFSETS, shape=(padded.shape[0] + 1,))
     out = _capacity(out, total, padded, padded.shape[2:])
     check_budget(max_programs)
+    check_place("padded", padded)
     unpad_rows(padded, offsets, out, max_programs, _words(config, COPY_BLOCKS))
     return out
 
@@ -99,6 +101,7 @@ def gather_rows(
     if offsets.dtype == torch.int32 and total >= 2**31:
         raise PipelineError(f"total is {total}: give offsets of int64 for that many")
     ends = _room(out[1] if out else None, (rows.numel() + 1,), offsets)
+    check_place("values", values)
     gathered_offsets(offsets, rows, ends, max_programs)
     gather(values, offsets, rows, taken, ends, max_programs, _words(config, COPY_BLOCKS))
     return taken, ends
@@ -132,6 +135,7 @@ def join_rows(
         raise PipelineError(f"{total} tokens in all: give the first part offsets of int64")
     joined = _room(out[0] if out else None, (total, *values.shape[1:]), values)
     ends = _room(out[1] if out else None, tuple(offsets.shape), offsets)
+    check_place("values", values)
     stacked = torch.stack([part_offsets.to(torch.int64) for _, part_offsets in parts])
     starts = torch.empty_like(stacked[:, 1:], memory_format=torch.contiguous_format)
     join_starts(stacked, starts, ends, max_programs)

@@ -72,6 +72,8 @@ def _element_bytes(fill: float, dtype: torch.dtype) -> bytes:
     if fill == 0 and math.copysign(1, fill) > 0:
         return bytes(dtype.itemsize)
     try:
+        if dtype == torch.bool and fill not in (0, 1):
+            raise ValueError("neither true nor false")
         if dtype in _INTEGERS and int(fill) == fill:
             return int(fill).to_bytes(dtype.itemsize, "little", signed=dtype.is_signed)
         if dtype == torch.bfloat16:

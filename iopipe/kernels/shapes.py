@@ -70,7 +70,7 @@ def read_shapes(path: Path) -> list[Seen]:
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']!r}, this version reads {_SCHEMA}")
         return [_seen(row) for row in content["problems"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a file of collect_shapes: {error!r}") from error
 
 
@@ -83,6 +83,8 @@ def _plain(counts: Counter[Any]) -> list[dict[str, Any]]:
 
 def _seen(row: Any) -> Seen:
     shape = {str(name): int(size) for name, size in dict(row["shape"]).items()}
+    if min(shape.values(), default=0) < 0:
+        raise ValueError(f"a size below 0 in {shape}")
     return Seen(
         kernel=str(row["kernel"]),
         problem=Problem(dtypes=tuple(str(name) for name in row["dtypes"]), shape=shape),

@@ -64,7 +64,7 @@ def read_table(path: Path) -> Table | None:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     try:
         return _table(content)
@@ -87,8 +87,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace the file as a whole, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def merged(table: Table | None, new: Table) -> Table:

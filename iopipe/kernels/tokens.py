@@ -14,7 +14,14 @@ import triton
 from torch.library import triton_op, wrap_triton
 
 from iopipe.errors import PipelineError
-from iopipe.kernels.border import check_budget, check_tensor, chosen, num_programs, to_words
+from iopipe.kernels.border import (
+    check_budget,
+    check_place,
+    check_tensor,
+    chosen,
+    num_programs,
+    to_words,
+)
 from iopipe.kernels.token_batch import (
     STATE_WORDS,
     TokenBatch,
@@ -57,6 +64,7 @@ def pack_tokens(
     if out is None:
         out = TokenBatch.empty(num_rows, length, options, device=tokens.device)
     _check_out(out, tokens, options, (num_rows, length))
+    check_place("tokens", tokens)
     _pack(
         tokens,
         starts,

@@ -31,8 +31,9 @@ def resolve(kernel: Kernel, problem: Problem) -> Config:
     that a launch costs one look into a dictionary.  Sizes that are symbols of `torch.compile`
     become numbers: the compiled graph is then for these sizes.
     """
-    if _observer is not None:
-        _observer(kernel, problem)
+    observer = _observer  # looked at once: another thread may end the observing
+    if observer is not None:
+        observer(kernel, problem)
     shape = problem.shape
     initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     device = torch.cuda.current_device() if initialised else None

@@ -81,7 +81,7 @@ def test_residency_tells_cold_from_warm(tmp_path: Path) -> None:
 
 
 def test_results_say_where_they_come_from(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
+    path = tmp_path / "a" / "folder" / "r.json"
     write_results(path, command="run it", cache={"state": "warm"}, rows=[{"name": "a"}])
     content = json.loads(path.read_text())
     assert content["schema"] == 1

@@ -6,6 +6,8 @@ import argparse
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -131,7 +133,7 @@ def test_the_rate_is_that_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> 
     now = [100.0]
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     cpu = iter([5.0, 6.5])
-    monkeypatch.setattr(measure, "_cpu_seconds", lambda: next(cpu))
+    monkeypatch.setattr(measure, "family_cpu_seconds", lambda pid: next(cpu))
 
     def batches() -> Generator[tuple[int, int], None, None]:
         for seconds in (3.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 99.0):
@@ -147,6 +149,20 @@ def test_the_rate_is_that_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert row["gbps"] == 8.0
     assert row["cpu_seconds_per_1000"] == 37.5
     assert (row["dataset"], row["threads"], row["workers"]) == ("data", 0, 3)
+
+
+def test_the_cpu_time_of_grandchildren_counts() -> None:
+    """Workers of a fork server are those."""
+    burn = "import time\nwhile time.process_time() < 0.6: pass\nprint(1, flush=True)\n"
+    burn += "time.sleep(60)"
+    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    command = [sys.executable, "-c", between]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == b"1\n"
+            assert measure.family_cpu_seconds(child.pid) > 0.5
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 # ---- peers -------------------------------------------------------------------------------
@@ -195,6 +211,18 @@ def test_peers_prepare_and_take_turns_with_ours(
     assert [Path(call[0]).name for call in calls] == ["peer_dali.py", "peer_torch.py"] * 2
     assert [call[2] for call in calls] == ["--prepare", "--prepare", "--threads", "--workers"]
     assert str(tmp_path) not in out.read_text()
+
+
+def test_a_folder_of_another_dataset_is_refused(tmp_path: Path) -> None:
+    def write() -> None:
+        (tmp_path / "written").write_text("x")
+
+    loader._once(tmp_path, "shards", write, what="30 samples in 2 shards")
+    (tmp_path / "written").unlink()
+    loader._once(tmp_path, "shards", write, what="30 samples in 2 shards")
+    assert not (tmp_path / "written").exists()
+    with pytest.raises(iopipe.PipelineError, match="holds 30 samples in 2 shards, not 40 samples"):
+        loader._once(tmp_path, "shards", write, what="40 samples in 2 shards")
 
 
 def test_unknown_peers_are_refused(tmp_path: Path) -> None:

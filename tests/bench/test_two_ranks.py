@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import iopipe
-from iopipe.bench import two_ranks
+from iopipe.bench import launch, two_ranks
 from iopipe.bench.ranks import other_node, pages_of_slots
 from iopipe.bench.training_tables import two_ranks_table
 from iopipe.topology import Node
@@ -42,6 +42,14 @@ def run(images: Path, folder: Path, parts: str) -> dict[str, dict[str, Any]]:
     rows = two_ranks.main(options.split())
     assert json.loads((folder / "out.json").read_text())["rows"] == json.loads(json.dumps(rows))
     return {row["part"]: row for row in rows}
+
+
+def test_what_ends_by_itself_in_the_last_moment_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "_END_SECONDS", 0)
+    monkeypatch.setattr(launch, "_marked", lambda token: [2**30])  # no kernel has as many
+    assert launch._end_all("token") == 1
 
 
 @pytest.mark.timeout(400)

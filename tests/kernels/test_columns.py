@@ -197,6 +197,14 @@ def test_every_configuration_gives_the_same_bits() -> None:
         assert all(torch.equal(answer, answers[0]) for answer in answers)
 
 
+@pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf])
+def test_a_null_may_be_no_number(fill: float) -> None:
+    bits = _packed(np.array([1, 0, 1, 0]), 1)
+    column = EncodedColumn(codes=_packed(np.array([3, 1, 2, 0]), 2), validity=bits)
+    got = decode_column(column, dtype=torch.float32, affine=Affine(fill=fill), config=_config())
+    np.testing.assert_array_equal(got.cpu().numpy(), [3, fill, 2, fill])
+
+
 def test_what_does_not_fit_together_is_refused() -> None:
     codes = _packed(_codes(20, 4), 4)
     bits = _packed(np.ones(20), 1)
@@ -205,6 +213,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
         decode_column(column, dtype=torch.float64)
     with pytest.raises(PipelineError, match="whole fill"):
         decode_column(column, dtype=torch.int32, affine=Affine(fill=0.5))
+    for fill, dtype in ((2.0**31, torch.int32), (2.0**63, torch.int64), (np.nan, torch.int64)):
+        with pytest.raises(PipelineError, match="whole fill"):
+            decode_column(column, dtype=dtype, affine=Affine(fill=fill))
+    with pytest.raises(PipelineError, match="give what parse_runs made"):
+        replace(codes, runs=torch.zeros(1, 2, dtype=torch.int64, device=DEVICE))
     with pytest.raises(PipelineError, match="without validity"):
         decode_column(EncodedColumn(codes=codes, compact=True))
     with pytest.raises(PipelineError, match="width 1"):

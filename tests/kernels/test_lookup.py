@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.scale_cast import KERNEL
+from fakes import scale_cast
 
+from iopipe.bench.kernels.catalogue import kernels_of, modules_of_cases
 from iopipe.kernels import lookup, tuning
 from iopipe.kernels.configs import Config, Problem, bucket, bucketed
 from iopipe.kernels.fingerprint import fingerprint
@@ -24,6 +25,15 @@ H200 = Gpu(name="NVIDIA H200", sm=90, num_multiprocessors=132, l2_bytes=62914560
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", sm=90, num_multiprocessors=132, l2_bytes=52428800)
 B200 = Gpu(name="NVIDIA B200", sm=100, num_multiprocessors=148, l2_bytes=132644864)
 PROBLEM = Problem(dtypes=("uint8", "float32"), shape={"values": 3000})
+
+
+def _config(block: int) -> Config:
+    return Config(blocks={"BLOCK": block}, num_warps=8, num_stages=1)
+
+
+KERNEL = dataclasses.replace(
+    scale_cast.KERNEL, candidates=lambda problem: [_config(1 << power) for power in range(6, 13)]
+)
 HEURISTIC = KERNEL.heuristic(PROBLEM)
 
 
@@ -47,10 +57,6 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Places]:
     tuning.forget()
     yield found
     tuning.forget()
-
-
-def _config(block: int) -> Config:
-    return Config(blocks={"BLOCK": block}, num_warps=8, num_stages=1)
 
 
 def _put(
@@ -184,6 +190,16 @@ BAD: dict[str, Callable[[Path], object]] = {
     "unknown blocks": lambda path: _rewrite(
         path, lambda c: c["entries"][0]["config"].update(blocks={"ROWS": 4})
     ),
+    "no number of warps": lambda path: _rewrite(
+        path, lambda c: c["entries"][0]["config"].update(num_warps=3)
+    ),
+    "a size that divides by zero": lambda path: _rewrite(
+        path, lambda c: c["entries"][0]["config"]["blocks"].update(BLOCK=0)
+    ),
+    "a size of a hundred digits": lambda path: _rewrite(
+        path, lambda c: c["entries"][0]["config"]["blocks"].update(BLOCK=10**99)
+    ),
+    "no end of lists": lambda path: path.write_text("[" * 100_000),
     "another source": lambda path: _rewrite(
         path, lambda c: c["entries"][0].update(source="0123456789abcdef")
     ),
@@ -215,6 +231,36 @@ def test_a_folder_that_is_none_is_one_warning(
     assert [record.getMessage() for record in caplog.records] == [
         "IOPIPE_TUNE_DIR names /nowhere, which is no folder"
     ]
+
+
+def test_a_folder_that_nobody_may_look_into_is_one_warning(
+    places: Places, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOPIPE_TUNE_DIR", "/" + 300 * "x")  # not allowed, as for other reasons
+    assert resolve(KERNEL, PROBLEM) == HEURISTIC
+    assert "which is no folder" in caplog.text
+
+
+def test_every_heuristic_is_a_candidate_in_its_whole_bucket() -> None:
+    """Else what tuning kept of one problem would count as damaged for its neighbours."""
+    names = {
+        "crc32c": ("ranges", "bytes"),
+        "columns": ("rows", "entries", "width", "ranked"),
+        "image": ("images", "channels", "height", "width", "mixes"),
+        "tokens": ("rows", "length"),
+        "ragged_pad": ("rows", "words"),
+        "ragged_copy": ("tokens", "rows", "words"),
+        "ragged_runs": ("bytes", "rows"),
+    }
+    kernels = kernels_of(modules_of_cases())
+    assert set(names) == set(kernels)
+    sizes = (1, 3, 20, 33, 224, 300, 1000, 5000, 20_000, 99_999, 5_000_000, 999_999_999)
+    for name, kernel in kernels.items():
+        for first in sizes:
+            for rest in sizes:
+                shape = {key: rest for key in names[name]} | {names[name][0]: first}
+                problem = Problem(dtypes=("uint8", "int64"), shape=shape)
+                assert kernel.heuristic(problem) in kernel.candidates(bucketed(problem)), problem
 
 
 def test_a_user_without_a_home_gets_the_heuristic(
@@ -260,6 +306,7 @@ def test_a_table_is_what_was_written_and_replaced_as_a_whole(
     with pytest.raises(KeyboardInterrupt):
         _put(tmp_path, 2048)
     assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path], "nothing is left of the new one"
 
 
 def _killed(*_: object) -> None:

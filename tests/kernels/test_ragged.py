@@ -282,6 +282,8 @@ def test_wrong_input_is_refused(device: str) -> None:
         pad(values, offsets, length=3, fill=0.5)
     with pytest.raises(PipelineError, match="fill is 300"):
         pad(values.to(torch.uint8), offsets, length=3, fill=300)
+    with pytest.raises(PipelineError, match=r"fill is 2: torch\.bool does not hold it"):
+        pad(values.to(torch.bool), offsets, length=3, fill=2)
     with pytest.raises(PipelineError, match=r"out has shape \(2, 3, 2\): give \(2, 4, 2\)"):
         pad(values, offsets, length=4, out=pad(values, offsets, length=3))
     with pytest.raises(PipelineError, match="length is -1"):

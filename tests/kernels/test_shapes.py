@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from fakes.scale_cast import KERNEL, scale_cast
 from iopipe.errors import DataError, PipelineError
 from iopipe.kernels.configs import Problem
 from iopipe.kernels.shapes import Seen, collect_shapes, read_shapes
-from iopipe.kernels.tuning import resolve
+from iopipe.kernels.tuning import observe, resolve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -63,7 +66,40 @@ def test_one_collection_at_a_time(tmp_path: Path) -> None:
     assert read_shapes(tmp_path / "b") == []
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}', '{"schema": 1, "problems": [{}]}'])
+def _with_size(size: str) -> str:
+    row = f'{{"kernel": "k", "dtypes": [], "num_launches": 1, "shape": {{"values": {size}}}}}'
+    return f'{{"schema": 1, "problems": [{row}]}}'
+
+
+def test_a_launch_that_the_end_of_collecting_overtakes_goes_on(tmp_path: Path) -> None:
+    lines: list[int] = []
+
+    def ends_it(frame: FrameType, event: str, value: object) -> Any:
+        if frame.f_code is resolve.__code__ and event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == 2:
+                observe(None)  # as another thread may, right after the first line
+        return ends_it
+
+    before = sys.gettrace()
+    observe(lambda kernel, problem: None)
+    sys.settrace(ends_it)
+    try:
+        config = resolve(KERNEL, _problem(1))
+    finally:
+        sys.settrace(before)
+        observe(None)
+    assert len(lines) > 2 and config == KERNEL.heuristic(_problem(1))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"schema": 2}', '{"schema": 1, "problems": [{}]}'),
+        *(_with_size("1e999"), _with_size("-1"), "[" * 100_000),
+    ],
+    ids=range(7),
+)
 def test_another_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
