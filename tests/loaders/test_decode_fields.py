@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,27 @@ def test_an_archive_or_a_claim_of_petabytes_is_damage_too() -> None:
     for content in (archive.getvalue(), huge.getvalue()):
         with pytest.raises(DataError, match="field 'npy'"):
             _decoded(content, "npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': (), 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': ('<f8',), 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (True,)}",
+        f"{{'descr': '<f8', 'fortran_order': False, 'shape': (0, {1 << 64})}}",
+        f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({-1 << 70},)}}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}",
+        "{b'descr': '<f8', 'fortran_order': False, 'shape': (1,)}",
+        "-" * 9000 + "1",
+    ],
+    ids=range(8),
+)
+def test_a_header_that_numpy_stumbles_over_is_damage(header: str) -> None:
+    raw = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(16)
+    with pytest.raises(DataError, match="field 'npy'") as caught:
+        _decoded(raw, "npy")
+    assert caught.value.row == 0
 
 
 def test_flipped_bytes_give_an_array_or_damage_and_nothing_else() -> None:
