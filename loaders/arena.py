@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from iopipe.loaders.slots import Slot
 
@@ -27,6 +28,8 @@ class Place:
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    tensor_dtype: torch.dtype | None = None
+    """Of the tensor, where numpy has no such type and `dtype` only as many bytes."""
 
     @property
     def num_bytes(self) -> int:

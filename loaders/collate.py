@@ -6,8 +6,10 @@ payload, aligned, so that one copy moves them all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,13 @@ from iopipe.protocols import (
     Samples,
     joined_keys,
 )
+
+_CARRIERS = {
+    torch.bfloat16: torch.int16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
+"""Types that numpy does not have, and those of its own whose bytes can stand for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +91,29 @@ def delivered_ids(chunks: Sequence[Samples]) -> Int64Array:
 
 def pack_columns(columns: Mapping[str, Any]) -> Packed:
     """The same for a batch that a user's function made: tensors, arrays and lists."""
-    return _laid_out({name: [_as_array(value)] for name, value in columns.items()}, {})
+    dtypes = {
+        name: value.dtype
+        for name, value in columns.items()
+        if isinstance(value, torch.Tensor) and value.dtype in _CARRIERS
+    }
+    return _laid_out({name: [_as_array(value)] for name, value in columns.items()}, {}, dtypes)
 
 
 def views(payload: torch.Tensor, layout: Mapping[str, Place]) -> dict[str, torch.Tensor]:
     """The tensors of a batch, all sharing the storage of `payload`."""
     return {
         name: payload[place.offset : place.offset + place.num_bytes]
-        .view(_torch_dtype(place.dtype))
+        .view(place.tensor_dtype or _torch_dtype(place.dtype))
         .view(place.shape)
         for name, place in layout.items()
     }
 
 
-def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place]) -> Packed:
+def _laid_out(
+    columns: Mapping[str, Sequence[Any]],
+    places: Mapping[str, Place],
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
+) -> Packed:
     pieces: dict[str, Sequence[npt.NDArray[Any]]] = {}
     lists: dict[str, Sequence[Any]] = {}
     layout: dict[str, Place] = {}
@@ -111,7 +129,7 @@ def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place])
         if begun is not None and (begun.shape[1:], begun.dtype) == (shape[1:], dtype):
             layout[name] = Place(begun.offset, shape, dtype)
             continue
-        layout[name] = Place(aligned(end), shape, dtype)
+        layout[name] = Place(aligned(end), shape, dtype, dtypes.get(name))
         end = layout[name].offset + layout[name].num_bytes
     return Packed(pieces, lists, layout, end)
 
@@ -121,6 +139,13 @@ def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ..
     if len(kinds) > 1:
         raise PipelineError(_uneven(name, [shape for shape, _ in kinds]))
     ((shape, dtype),) = kinds
+    try:
+        _torch_dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise PipelineError(
+            f"column {name!r} holds {dtype}, of which torch has no tensors; map it to numbers of "
+            "this machine's byte order before batch"
+        ) from error
     return (sum(len(part) for part in parts), *shape), dtype
 
 
@@ -139,7 +164,7 @@ def as_column(samples: Samples, name: str) -> npt.NDArray[Any] | list[Any]:
 def _stacked(name: str, rows: list[Any]) -> npt.NDArray[Any] | list[Any]:
     """Rows of numbers or of equal arrays as one array; anything else stays a list."""
     rows = [row.numpy() if isinstance(row, torch.Tensor) else row for row in rows]
-    if all(isinstance(row, np.ndarray | np.generic) for row in rows):
+    if all(isinstance(row, np.ndarray | np.generic) and row.dtype.kind in "biufc" for row in rows):
         shapes = {row.shape for row in rows}
         if len(shapes) > 1:
             raise PipelineError(_uneven(name, sorted(shapes)))
@@ -151,7 +176,8 @@ def _stacked(name: str, rows: list[Any]) -> npt.NDArray[Any] | list[Any]:
 
 def _as_array(value: Any) -> npt.NDArray[Any] | Sequence[Any]:
     if isinstance(value, torch.Tensor):
-        value = value.detach().contiguous().numpy()
+        value = value.detach().contiguous()
+        value = value.view(_CARRIERS.get(value.dtype, value.dtype)).numpy()
     return value if isinstance(value, np.ndarray | NumberKeys) else list(value)
 
 
@@ -166,5 +192,6 @@ def _is_same(rows: npt.NDArray[Any], piece: npt.NDArray[Any]) -> bool:
     return rows.ctypes.data == piece.ctypes.data and rows.strides == piece.strides
 
 
+@functools.cache
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -119,7 +119,11 @@ class SlotDelivery:
             arena = self._arenas.pop(batch, None)
         if arena is None or arena.slot is None:
             return self._on_host(pack(chunks))
-        packed = pack(chunks, arena.places)
+        try:
+            packed = pack(chunks, arena.places)
+        except Exception:  # nothing is left of it, say: the slot is
+            self._host.give_back(arena.slot)
+            raise
         if packed.num_bytes <= arena.slot.num_bytes:
             return self._written(packed, arena.slot)
         self._typical_bytes = packed.num_bytes  # the next batch's slot will hold all of it

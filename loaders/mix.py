@@ -17,6 +17,9 @@ from iopipe.protocols import Source, Store
 from iopipe.readers.mixed import MixedSource
 from iopipe.storage.routed import RoutedStore, place_of
 
+_SETTINGS = ("on_error", "max_errors", "num_workers", "read_ahead_bytes")
+"""Of a pipeline before its stages; a mixture has one of each."""
+
 
 def mix(
     pipelines: Mapping[str, Pipeline],
@@ -34,10 +37,13 @@ def mix(
     mean length of each source's samples.  `schedule` maps positions of the mixture to the
     weights that hold from there on; take multiples of batch size times ranks for a change
     between two steps.  `stop` and `epoch_samples`: see `iopipe.order.Mixture`.  Every sample
-    tells its source, as a place in `pipelines`, in the column `__source__`.
+    tells its source, as a place in `pipelines`, in the column `__source__`.  `on_error`, workers
+    and read-ahead must be the same in all of them.
     """
     for name, pipeline in pipelines.items():
         _check(name, pipeline)
+    for setting in _SETTINGS:
+        _check_alike(pipelines, setting)
     names = tuple(pipelines)
     sources = {name: pipeline.source for name, pipeline in pipelines.items()}
     if by not in ("sample", "token"):
@@ -66,8 +72,21 @@ def _check(name: str, pipeline: Pipeline) -> None:
             f"pipeline {name!r} has stages already; mix after read(...) and shuffle(...), and "
             "decode, map and batch the mixture"
         )
+    if pipeline.groups is not None:
+        raise PipelineError(
+            f"pipeline {name!r} is packed, which a mixture does not know: mix windows of a token "
+            "file instead, read(..., window=n)"
+        )
+    if pipeline.token_options is not None:
+        raise PipelineError(f"pipeline {name!r} makes labels; leave next_token out")
     if pipeline.order.world != 1:
         raise PipelineError(f"pipeline {name!r} is split already; split the mixture")
+
+
+def _check_alike(pipelines: Mapping[str, Pipeline], setting: str) -> None:
+    found = {name: getattr(pipeline, setting) for name, pipeline in pipelines.items()}
+    if len(set(found.values())) > 1:
+        raise PipelineError(f"the pipelines have {setting} {found}; give all of them the same")
 
 
 def _mean_tokens(name: str, source: Source) -> float:

@@ -59,10 +59,27 @@ def padded(name: str, parts: Sequence[RowsToPad]) -> dict[str, npt.NDArray[Any]]
         )
     ((dtype, shape),) = kinds
     lengths = np.array([len(row) for row in rows], np.int64)
-    made = np.full((len(rows), int(lengths.max()), *shape), parts[0].value, dtype)
+    value = _filler(name, parts[0].value, dtype)
+    made = np.full((len(rows), int(lengths.max()), *shape), value, dtype)
     for place, row in enumerate(rows):
         made[place, : len(row)] = row
     return {name: made, f"{name}_lengths": lengths}
+
+
+def _filler(name: str, value: float, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The value as `dtype` has it, rounded where it is a fraction; no other one."""
+    try:
+        with np.errstate(all="ignore"):  # what came of it is looked at
+            found = np.full((), value, dtype)
+        is_whole = dtype.kind in "fc" or bool(found == value)
+    except (OverflowError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise PipelineError(
+            f"column {name!r} is to be padded with {value!r}, which {dtype} does not have: give "
+            "another value, or map the column to another type"
+        )
+    return found
 
 
 def _rows(name: str, column: Column) -> list[npt.NDArray[Any]]:

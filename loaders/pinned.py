@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from iopipe.errors import PipelineError, StorageError
 from iopipe.topology import MemoryPolicy, find_pages, place
+from iopipe.topology.cgroups import memory_left
+from iopipe.topology.tree import Tree
 
 HUGE_PAGE_BYTES = 2 << 20
 _log = logging.getLogger(__name__)
@@ -31,6 +33,24 @@ class Pinning(Protocol):
     def pin(self, address: int, num_bytes: int) -> None: ...
 
     def unpin(self, address: int) -> None: ...
+
+
+class PageLock:
+    """The page-lock of one stretch of memory, from `hold` until `release`."""
+
+    def __init__(self, pinning: Pinning) -> None:
+        self._pinning = pinning
+        self._is_held = False
+
+    def hold(self, memory: npt.NDArray[np.uint8]) -> None:
+        self._pinning.pin(int(memory.ctypes.data), memory.nbytes)
+        self._is_held = True
+
+    def release(self, address: int) -> None:
+        """Also where `hold` was refused: to unlock what is not locked would be an error, which
+        CUDA reports with the next kernel that is launched."""
+        if self._is_held:
+            self._pinning.unpin(address)
 
 
 def advise_and_place(memory: npt.NDArray[np.uint8], node: int | None) -> None:
@@ -66,14 +86,21 @@ def _advise(memory: npt.NDArray[np.uint8], advice: int, otherwise: str) -> None:
 
 
 def check_lockable(num_bytes: int, *, root: Path = Path("/")) -> None:
-    """`PipelineError` where the machine has not so much memory left: locked pages cannot be
-    taken back, so that the kernel would end processes instead."""
+    """`PipelineError` where the machine, or the container's limit, has not so much memory left:
+    locked pages cannot be taken back, so that the kernel would end processes instead."""
     available = available_bytes(root)
     if available is not None and num_bytes > available:
         raise PipelineError(
             f"a slot of {num_bytes >> 20} MiB does not fit into the {available >> 20} MiB of "
             "memory that are left, and it must be page-locked: use a smaller batch, or raise the "
             "container's memory limit"
+        )
+    left = memory_left(Tree(root))
+    if left is not None and num_bytes > left:
+        raise PipelineError(
+            f"a slot of {num_bytes >> 20} MiB does not fit into the {left >> 20} MiB that the "
+            "container's memory limit leaves, and it must be page-locked: raise the limit (docker "
+            "run --memory, Kubernetes resources.limits.memory), or use a smaller batch"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from iopipe.errors import PipelineError
 from iopipe.loaders.pinned import (
+    PageLock,
     Pinning,
     advise_and_place,
     advise_huge,
@@ -50,8 +51,9 @@ def shared_slot(num_bytes: int, *, pinning: Pinning | None, node: int | None = N
     """A slot in a file of its own; where there is a device to copy it to page-locked, and in
     memory of `node`."""
     file = SharedFile(num_bytes)
-    memory = map_shared(file.fd, num_bytes, before_unmap=None if pinning is None else pinning.unpin)
-    _prepare(memory, pinning, node)
+    lock = None if pinning is None else PageLock(pinning)
+    memory = map_shared(file.fd, num_bytes, before_unmap=None if lock is None else lock.release)
+    _prepare(memory, lock, node)
     return Slot(torch.from_numpy(memory), file)
 
 
@@ -59,18 +61,18 @@ def private_slot(
     num_bytes: int, *, pinning: Pinning | None = None, node: int | None = None
 ) -> Slot:
     """The same in memory of this process alone."""
-    unpin = None if pinning is None else pinning.unpin
-    memory = map_private(num_bytes, before_unmap=unpin)
-    if pinning is not None:
+    lock = None if pinning is None else PageLock(pinning)
+    memory = map_private(num_bytes, before_unmap=None if lock is None else lock.release)
+    if lock is not None:
         keep_from_children(memory)
-    _prepare(memory, pinning, node)
+    _prepare(memory, lock, node)
     return Slot(torch.from_numpy(memory))
 
 
-def _prepare(memory: npt.NDArray[np.uint8], pinning: Pinning | None, node: int | None) -> None:
-    if pinning is None:
+def _prepare(memory: npt.NDArray[np.uint8], lock: PageLock | None, node: int | None) -> None:
+    if lock is None:
         advise_huge(memory)
         return
     check_lockable(memory.nbytes)
     advise_and_place(memory, node)
-    pinning.pin(int(memory.ctypes.data), memory.nbytes)
+    lock.hold(memory)

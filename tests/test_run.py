@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
-import threading
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
@@ -13,28 +10,16 @@ from typing import Any
 import pytest
 import torch
 from fakes.link import FakeLink
+from fakes.runs import nothing_left_behind, numbers_of, threads_of_runs
 from fakes.source import FakeToolkit, NumberSource, numbers
 
-from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError, StateError
-from iopipe.pipeline import Pipeline
-from iopipe.progress import merge_states
+from iopipe.errors import DataError, ErrorBudgetExceeded, PipelineError
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
-    before = _threads(), len(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert (_threads(), len(os.listdir("/proc/self/fd"))) == before
-
-
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("iopipe")}
-
-
-def _numbers_of(pipeline: Pipeline, **options: Any) -> list[list[int]]:
-    with pipeline.run(**options) as run:
-        return [batch["x"].tolist() for batch in run]
+    with nothing_left_behind():
+        yield
 
 
 def test_samples_are_dicts_in_the_order_of_the_source() -> None:
@@ -54,13 +39,13 @@ def test_batches_are_tensors_and_the_last_one_is_short() -> None:
 
 
 def test_a_short_last_batch_can_be_dropped() -> None:
-    assert _numbers_of(numbers(10).batch(4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert numbers_of(numbers(10).batch(4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("sample_bytes", [10, 300_000, 5_000_000])
 def test_chunking_changes_nothing(sample_bytes: int) -> None:
     pipeline = numbers(101, sample_bytes=sample_bytes).shuffle(3).batch(8)
-    assert _numbers_of(pipeline) == _numbers_of(numbers(101).shuffle(3).batch(8))
+    assert numbers_of(pipeline) == numbers_of(numbers(101).shuffle(3).batch(8))
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
@@ -69,14 +54,14 @@ def test_threads_change_nothing(concurrency: int) -> None:
         return {**sample, "x": sample["x"] * 2}
 
     pipeline = numbers(200).map(double, concurrency=concurrency).batch(7)
-    flat = [number for batch in _numbers_of(pipeline) for number in batch]
+    flat = [number for batch in numbers_of(pipeline) for number in batch]
     assert flat == [2 * i for i in range(200)]
 
 
 def test_epochs_follow_each_other_and_are_shuffled_differently() -> None:
     pipeline = numbers(60).shuffle(1).batch(20)
-    together = _numbers_of(pipeline, num_epochs=2)
-    apart = _numbers_of(pipeline) + _numbers_of(pipeline, epoch=1)
+    together = numbers_of(pipeline, num_epochs=2)
+    apart = numbers_of(pipeline) + numbers_of(pipeline, epoch=1)
     assert together == apart
     first, second = (list(chain(*batches)) for batches in (together[:3], together[3:]))
     assert sorted(first) == sorted(second) == list(range(60))
@@ -91,7 +76,7 @@ def test_a_run_without_end_goes_on() -> None:
 
 
 def test_ranks_share_an_epoch_in_equal_numbers_of_batches() -> None:
-    parts = [_numbers_of(numbers(103).shuffle(5).split(rank, 4).batch(5)) for rank in range(4)]
+    parts = [numbers_of(numbers(103).shuffle(5).split(rank, 4).batch(5)) for rank in range(4)]
     assert {len(part) for part in parts} == {5}
     seen = [number for part in parts for batch in part for number in batch]
     assert len(seen) == len(set(seen)) == 100
@@ -105,10 +90,10 @@ def test_map_after_batch_works_on_batches() -> None:
 
 def test_map_may_leave_samples_out() -> None:
     pipeline = numbers(10).map(lambda sample: sample if sample["x"] % 3 else None).batch(5)
-    assert _numbers_of(pipeline) == [[1, 2, 4], [5, 7, 8]]
+    assert numbers_of(pipeline) == [[1, 2, 4], [5, 7, 8]]
 
 
-# ---- errors --------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------
 
 
 def test_an_error_comes_after_the_batches_before_it_and_names_its_place() -> None:
@@ -183,106 +168,33 @@ def test_quarantined_samples_are_not_tried_again() -> None:
         assert next(resumed)["x"].tolist() == [0, 1, 2]
 
 
-# ---- state ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_batches", [0, 1, 5, 9, 10, 11, 17, 20])
-def test_a_run_resumes_exactly_at_a_batch_boundary(num_batches: int) -> None:
-    pipeline = numbers(95).shuffle(11).batch(10)
-    whole = _numbers_of(pipeline, num_epochs=2)
-    with pipeline.run(num_epochs=2) as run:
-        head = [batch["x"].tolist() for batch in islice(run, num_batches)]
-        state = json.loads(json.dumps(run.state_dict()))
-    with pipeline.run(num_epochs=2) as run:
-        run.load_state_dict(state)
-        assert len(run) == len(whole) - num_batches
-        tail = [batch["x"].tolist() for batch in run]
-    assert head + tail == whole
-
-
-@pytest.mark.parametrize("num_samples", [0, 1, 7, 10, 23, 24, 25])
-def test_a_run_over_samples_resumes_exactly_at_a_sample(num_samples: int) -> None:
-    pipeline = numbers(25).shuffle(2)
-    with pipeline.run() as run:
-        whole = [sample["x"] for sample in run]
-    with pipeline.run() as run:
-        head = [sample["x"] for sample in islice(run, num_samples)]
-        state = run.state_dict()
-    with pipeline.run() as run:
-        run.load_state_dict(state)
-        tail = [sample["x"] for sample in run]
-    assert head + tail == whole
-
-
-@pytest.mark.parametrize(("old_world", "new_world"), [(4, 2), (2, 3), (1, 4), (3, 1)])
-def test_a_state_continues_with_another_number_of_ranks(old_world: int, new_world: int) -> None:
-    pipeline = numbers(480).shuffle(4)
-    seen: list[int] = []
-    for rank in range(old_world):
-        with pipeline.split(rank, old_world).batch(10).run() as run:
-            seen += [number for batch in islice(run, 4) for number in batch["x"].tolist()]
-            state = run.state_dict()
-    for rank in range(new_world):
-        with pipeline.split(rank, new_world).batch(10).run() as run:
-            run.load_state_dict(state)
-            seen += [number for batch in run for number in batch["x"].tolist()]
-    assert sorted(seen) == sorted(set(seen))
-    assert len(seen) > 480 - new_world
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 12}, "seed is 12"),
-        ({"dataset": "other"}, "dataset is 'other'"),
-        ({"version": 99}, "version is 99"),
-        ({"shuffle": "none"}, "shuffle is 'none'"),
-        ({"position": -1}, "position"),
-        ({"position": "7"}, "position"),
-        ({"position": 10_000}, "outside an epoch of 95 samples"),
-    ],
-)
-def test_a_state_that_does_not_fit_says_what_differs(change: dict[str, Any], message: str) -> None:
-    with numbers(95).shuffle(11).batch(10).run() as run:
-        state = run.state_dict() | change
-        with pytest.raises(StateError, match=message):
-            run.load_state_dict(state)
-
-
-def test_a_state_comes_before_the_first_batch() -> None:
-    with numbers(95).batch(10).run() as run:
-        next(run)
-        with pytest.raises(StateError, match="before the first batch"):
-            run.load_state_dict(run.state_dict())
-
-
-# ---- life and death ------------------------------------------------------------------
+# ---- life and death --------------------------------------------------------------------
 
 
 def test_two_runs_of_one_pipeline_side_by_side() -> None:
     pipeline = numbers(50).shuffle(1).batch(10)
     with pipeline.run() as first, pipeline.run(epoch=1) as second:
         pairs = list(zip(first, second, strict=True))
-    assert [pair[0]["x"].tolist() for pair in pairs] == _numbers_of(pipeline)
-    assert [pair[1]["x"].tolist() for pair in pairs] == _numbers_of(pipeline, epoch=1)
+    assert [pair[0]["x"].tolist() for pair in pairs] == numbers_of(pipeline)
+    assert [pair[1]["x"].tolist() for pair in pairs] == numbers_of(pipeline, epoch=1)
 
 
-def test_a_run_that_is_left_early_stops_its_threads() -> None:
+def test_a_run_that_is_left_early_stops_itsthreads_of_runs() -> None:
     with numbers(10_000).batch(2).run() as run:
         next(run)
-        assert _threads()
-    assert not _threads()
+        assert threads_of_runs()
+    assert not threads_of_runs()
     with pytest.raises(PipelineError, match="closed"):
         next(run)
 
 
-def test_a_run_that_is_dropped_stops_its_threads() -> None:
+def test_a_run_that_is_dropped_stops_itsthreads_of_runs() -> None:
     run = numbers(10_000).batch(2).run()
     next(run)
-    assert _threads()
+    assert threads_of_runs()
     del run
     gc.collect()
-    assert not _threads()
+    assert not threads_of_runs()
 
 
 def test_a_finished_run_stays_finished() -> None:
@@ -293,12 +205,12 @@ def test_a_finished_run_stays_finished() -> None:
 
 def test_a_run_closes_the_store_it_opened() -> None:
     toolkit = FakeToolkit()
-    _numbers_of(numbers(4, toolkit=toolkit).batch(2))
+    numbers_of(numbers(4, toolkit=toolkit).batch(2))
     assert len(toolkit.stores) == 1
 
 
 def test_an_empty_source_gives_no_batches() -> None:
-    assert _numbers_of(numbers(0).batch(4)) == []
+    assert numbers_of(numbers(0).batch(4)) == []
 
 
 def test_a_device_run_hands_over_what_it_copied() -> None:
@@ -353,83 +265,7 @@ def test_a_block_shuffle_resumes_with_another_world() -> None:
     assert sorted(seen) == list(range(100))
 
 
-# ---- batches that overtake each other ---------------------------------------------------
-
-
-def _held_up(number: int, held: threading.Event) -> Any:
-    def wait(sample: dict[str, Any]) -> dict[str, Any]:
-        if sample["x"] == number:
-            assert held.wait(30)
-        return sample
-
-    return wait
-
-
-def test_a_slow_sample_holds_up_its_own_batch_only_and_the_window_bounds_the_rest() -> None:
-    held = threading.Event()
-    pipeline = numbers(120).map(_held_up(1, held), concurrency=2).batch(4)
-    with pipeline.run(in_order=False, window=6) as run:
-        early = [next(run)["x"].tolist() for _ in range(5)]
-        assert [1] not in early and all(1 not in batch for batch in early)
-        assert run.state_dict()["pending"] == [0, 1, 2, 3]
-        assert len(run) == 25
-        timer = threading.Timer(0.2, held.set)  # a sixth is not let in: only this one is left
-        timer.start()
-        assert next(run)["x"].tolist() == [0, 1, 2, 3]
-        rest = [batch["x"].tolist() for batch in run]
-    assert sorted(chain(*early, [0, 1, 2, 3], *rest)) == list(range(120))
-
-
-def test_epochs_do_not_mix() -> None:
-    held = threading.Event()
-    pipeline = numbers(16).map(_held_up(13, held), concurrency=2).batch(4)
-    with pipeline.run(in_order=False, num_epochs=2) as run:
-        first = [next(run)["x"].tolist() for _ in range(3)]
-        held.set()
-        first.append(next(run)["x"].tolist())
-        assert run.epoch == 1
-        second = [batch["x"].tolist() for batch in run]
-    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(16))
-
-
-@pytest.mark.parametrize("new_world", [1, 2, 5])
-def test_ranks_out_of_order_are_continued_by_any_number_of_ranks(new_world: int) -> None:
-    seen, states = [], []
-    for rank in range(3):
-        held = threading.Event()
-        pipeline = numbers(200).shuffle(7)
-        slow = int(pipeline.order.sequence.ids(0, torch.arange(rank, rank + 1).numpy())[0])
-        pipeline = pipeline.split(rank, 3).map(_held_up(slow, held), concurrency=2).batch(4)
-        with pipeline.run(in_order=False) as run:
-            seen += [x for _ in range(4) for x in next(run)["x"].tolist()]
-            states.append(json.loads(json.dumps(run.state_dict())))
-            with pytest.raises(StateError, match=f"part of rank {rank} of 3"):
-                numbers(200).shuffle(7).run().load_state_dict(states[-1])
-            held.set()
-    state = merge_states(states)
-    assert len(state["pending"]) >= 12 and set(range(3)) <= set(state["pending"])
-    for rank in range(new_world):
-        pipeline = numbers(200).shuffle(7).split(rank, new_world, tail="pad").batch(6)
-        with pipeline.run() as run:
-            run.load_state_dict(state)
-            seen += [x for batch in run for x in batch["x"][batch["__valid__"]].tolist()]
-    assert sorted(seen) == list(range(200))
-
-
-def test_an_error_ends_a_run_out_of_order() -> None:
-    pipeline = numbers(100, bad=[50]).batch(4)
-    with pytest.raises(DataError, match="number 50 is bad"), pipeline.run(in_order=False) as run:
-        list(run)
-
-
-def test_out_of_order_is_about_batches() -> None:
-    with pytest.raises(PipelineError, match="call batch"):
-        numbers(5).run(in_order=False)
-    with pytest.raises(PipelineError, match="window is 0"):
-        numbers(5).batch(2).run(in_order=False, window=0)
-
-
-# ---- random functions --------------------------------------------------------------------
+# ---- random functions ------------------------------------------------------------------
 
 
 def _drawn(sample: dict[str, Any], draws: Any) -> dict[str, Any]:

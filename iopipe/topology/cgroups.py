@@ -6,7 +6,7 @@ the way up, so the least one is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from iopipe.topology.mounts import Mount, read_mounts
@@ -14,6 +14,7 @@ from iopipe.topology.tree import Tree, parse_cpus
 
 _NO_LIMIT_BYTES = 1 << 60
 """Version 1 writes 'no limit' as the largest multiple of a page in 63 bits."""
+_USED_V1 = "memory.usage_in_bytes", "total_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,8 @@ def memory_limit(tree: Tree) -> int | None:
     group = find_group(tree, "memory")
     if group is None:
         return None
-    name = "memory.limit_in_bytes" if group.version == 1 else "memory.max"
-    found = [tree.number(f"{folder}/{name}") for folder in group.folders]
-    return min((one for one in found if one is not None and one < _NO_LIMIT_BYTES), default=None)
+    found = [_memory_limit(tree, group, folder) for folder in group.folders]
+    return min((one for one in found if one is not None), default=None)
 
 
 def memory_used(tree: Tree) -> int | None:
@@ -67,12 +67,23 @@ def memory_used(tree: Tree) -> int | None:
     group = find_group(tree, "memory")
     if group is None or not group.folders:
         return None
-    names = ("memory.usage_in_bytes", "total_inactive_file")
-    used_name, cached_name = names if group.version == 1 else ("memory.current", "inactive_file")
-    used = tree.number(f"{group.folders[0]}/{used_name}")
-    lines = (tree.text(f"{group.folders[0]}/memory.stat") or "").splitlines()
-    cached = dict(line.partition(" ")[::2] for line in lines).get(cached_name, "0")
-    return None if used is None else used - int(cached)
+    return _memory_used(tree, group, group.folders[0], less=("inactive_file",))
+
+
+def memory_left(tree: Tree) -> int | None:
+    """Bytes up to the nearest limit on the way up, 0 at least; None where there is none, or none
+    whose use is shown.  All pages of files count as free: the kernel ends nobody before it has
+    taken those back."""
+    group = find_group(tree, "memory")
+    if group is None:
+        return None
+    left = []
+    for folder in group.folders:
+        limit = _memory_limit(tree, group, folder)
+        used = _memory_used(tree, group, folder, less=("inactive_file", "active_file"))
+        if limit is not None and used is not None:
+            left.append(max(0, limit - used))
+    return min(left, default=None)
 
 
 def cpuset(tree: Tree, what: str) -> tuple[int, ...] | None:
@@ -85,6 +96,21 @@ def cpuset(tree: Tree, what: str) -> tuple[int, ...] | None:
         if text := tree.text(f"{folder}/{name}"):
             return parse_cpus(text)
     return None
+
+
+def _memory_limit(tree: Tree, group: Group, folder: str) -> int | None:
+    name = "memory.limit_in_bytes" if group.version == 1 else "memory.max"
+    limit = tree.number(f"{folder}/{name}")
+    return None if limit is None or limit >= _NO_LIMIT_BYTES else limit
+
+
+def _memory_used(tree: Tree, group: Group, folder: str, *, less: Sequence[str]) -> int | None:
+    """With all groups below it; `less` are lines of memory.stat, as version 2 names them."""
+    name, prefix = ("memory.current", "") if group.version == 2 else _USED_V1
+    used = tree.number(f"{folder}/{name}")
+    lines = (tree.text(f"{folder}/memory.stat") or "").splitlines()
+    stat = dict(line.partition(" ")[::2] for line in lines)
+    return None if used is None else used - sum(int(stat.get(prefix + one, 0)) for one in less)
 
 
 def _quota_v1(tree: Tree, folder: str) -> float | None:

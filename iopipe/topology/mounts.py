@@ -34,8 +34,8 @@ class Mount:
 
 
 def read_mounts(tree: Tree) -> tuple[Mount, ...]:
-    lines = (tree.text("proc/self/mountinfo") or "").splitlines()
-    return tuple(_mount(line) for line in lines)
+    lines = (tree.text("proc/self/mountinfo") or "").split("\n")
+    return tuple(_mount(line) for line in lines if line)
 
 
 def mount_of(tree: Tree, path: str) -> Mount | None:
@@ -51,7 +51,7 @@ def mount_of(tree: Tree, path: str) -> Mount | None:
 
 def _mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
-    left, right = before.split(), after.split()
+    left, right = before.split(" "), after.split(" ")  # other white space is not escaped
     return Mount(
         device=left[2],
         root=_unescaped(left[3]),

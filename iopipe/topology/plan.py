@@ -120,6 +120,9 @@ def _home(topology: Topology, gpu: Gpu, reasons: list[str]) -> int | None:
         return None
     own = topology.node(gpu.node)
     usable = [node for node in topology.nodes if set(node.cpus) & set(topology.limits.cpus)]
+    if not usable:
+        reasons.append("it is not known on which nodes the usable CPUs are: do not bind memory")
+        return None
     nearest = min(usable, key=lambda node: (_distance(own.distances, node.index), node.index))
     if nearest.index == own.index:
         reasons.append(f"GPU {gpu.address} is on node {own.index}")

@@ -30,8 +30,8 @@ _MAX_SCANS = 64
 def webp_pixels(content: memoryview) -> int:
     """Pixels of the canvas, two of which Pillow's decoder allocates when it opens the image;
     0 for what is no WebP."""
-    head = bytes(content[:_WEBP_HEADER_BYTES])
-    if len(head) < _WEBP_HEADER_BYTES or (head[:4], head[8:12]) != (b"RIFF", b"WEBP"):
+    head = bytes(content[:_WEBP_HEADER_BYTES]).ljust(_WEBP_HEADER_BYTES, b"\0")
+    if (head[:4], head[8:12]) != (b"RIFF", b"WEBP"):
         return 0
     kind = head[12:16]
     if kind == b"VP8X":
@@ -80,12 +80,17 @@ def tile_pixels(image: Any) -> int:
 
 
 def check_npy(raw: bytes) -> None:
-    """A `ValueError` where an array claims more than its bytes."""
+    """A `ValueError` where an array claims more than its bytes, or what is no array."""
     file = io.BytesIO(raw)
     version = np.lib.format.read_magic(file)
     # 3.0 differs from 2.0 in the encoding of names, which do not matter here.
     is_first = version == (1, 0)
     read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except (IndexError, TypeError, MemoryError) as error:  # of a header that is no dictionary
+        raise ValueError(f"its header is none: {type(error).__name__} {error}") from error
+    if not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):
+        raise ValueError(f"{list(shape)} is no shape")
     if math.prod(shape) * max(1, dtype.itemsize) > len(raw):
         raise ValueError(f"its {len(raw)} bytes cannot hold {dtype} {list(shape)}")

@@ -95,9 +95,10 @@ static void rescale(int32_t *start, int32_t *length, uint32_t whole, uint32_t sc
     *start = begin;
 }
 
-static void choose_scale(Decompress *image, const Job *job, int out_height, int out_width) {
+static void choose_scale(Decompress *image, const Job *job, int out_height, int out_width,
+                         int is_lossless) {
     uint32_t denominator = 1;
-    if (job->is_scaled)
+    if (job->is_scaled && !is_lossless)
         while (denominator < 8 && job->height / (int)(2 * denominator) >= out_height &&
                job->width / (int)(2 * denominator) >= out_width)
             denominator *= 2;
@@ -105,6 +106,19 @@ static void choose_scale(Decompress *image, const Job *job, int out_height, int 
     image->scale_denom = denominator;
     image->dct_method = job->is_scaled ? IFAST : ISLOW;
     image->fancy_upsampling = !job->is_scaled;
+}
+
+/* Whether there were `height` rows from `top` on; libjpeg does not skip in lossless images. */
+static int read_rows(Decompress *image, unsigned char *pixels, size_t stride, int top, int height,
+                     int is_lossless) {
+    if (top > 0 && !is_lossless) lib.skip_scanlines(image, (uint32_t)top);
+    for (int row = is_lossless ? -top : 0; row < height;) {
+        unsigned char *target = pixels + (row > 0 ? stride * (size_t)row : 0);
+        uint32_t num_rows = lib.read_scanlines(image, &target, 1);
+        if (num_rows == 0) return 0;
+        row += (int)num_rows;
+    }
+    return 1;
 }
 
 static int decode(Job *job, Scratch *scratch, Decompress *image, int out_height, int out_width,
@@ -115,29 +129,27 @@ static int decode(Job *job, Scratch *scratch, Decompress *image, int out_height,
         (uint32_t)job->top + (uint32_t)job->height > image->image_height ||
         (uint32_t)job->left + (uint32_t)job->width > image->image_width)
         return OTHER_SIZE;
+    int is_lossless = image->min_dct_size == 1; /* libjpeg-turbo 3 decodes these, whole */
     image->out_color_space = RGB;
-    choose_scale(image, job, out_height, out_width);
+    choose_scale(image, job, out_height, out_width, is_lossless);
     lib.start(image);
     int32_t top = job->top, left = job->left, height = job->height, width = job->width;
     rescale(&top, &height, image->image_height, image->output_height);
     rescale(&left, &width, image->image_width, image->output_width);
-    uint32_t begin = left > MARGIN ? (uint32_t)(left - MARGIN) : 0;
-    uint32_t end = (uint32_t)(left + width) + MARGIN, span;
-    span = (end < image->output_width ? end : image->output_width) - begin;
+    uint32_t begin = left > MARGIN ? (uint32_t)(left - MARGIN) : 0, span;
+    uint32_t end = (uint32_t)(left + width) + MARGIN;
+    if (is_lossless) begin = 0;
+    if (is_lossless || end > image->output_width) end = image->output_width;
+    span = end - begin;
     if (begin > 0 || span < image->output_width) lib.crop_scanline(image, &begin, &span);
     uint32_t unit = (image->num_components == 1 ? 1 : (uint32_t)image->max_h_factor) * 8;
     unit /= image->scale_denom;
-    if (is_ours) take_over(scratch->huffman, image, begin / unit, (begin + span - 1) / unit + 1);
+    if (is_ours && !is_lossless)
+        take_over(scratch->huffman, image, begin / unit, (begin + span - 1) / unit + 1);
     size_t stride = 3 * (size_t)span;
     if (!grown((void **)&scratch->pixels, &scratch->pixel_bytes, stride * (size_t)height + BEHIND))
         return NO_MEMORY;
-    if (top > 0) lib.skip_scanlines(image, (uint32_t)top);
-    for (int row = 0; row < height;) {
-        unsigned char *target = scratch->pixels + stride * (size_t)row;
-        uint32_t num_rows = lib.read_scanlines(image, &target, 1);
-        if (num_rows == 0) return BROKEN;
-        row += (int)num_rows;
-    }
+    if (!read_rows(image, scratch->pixels, stride, top, height, is_lossless)) return BROKEN;
     /* What follows the last row shows whether the file is whole; above it, nobody knows. */
     if ((uint32_t)(top + height) == image->output_height) lib.finish(image);
     if (image->err->num_warnings) return DAMAGED;

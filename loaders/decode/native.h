@@ -58,8 +58,9 @@ struct Decompress {
     char before_restart[48];
     uint32_t restart_interval;
     char before_factors[36];
-    int32_t max_h_factor;
-    char before_scan[20];
+    int32_t max_h_factor, max_v_factor;
+    int32_t min_dct_size; /* once the header was read; 1 where there is no DCT */
+    char before_scan[12];
     int32_t num_in_scan;
     Component *in_scan[MAX_COMPONENTS];
     uint32_t mcus_per_row, mcu_rows;
@@ -95,6 +96,7 @@ _Static_assert(offsetof(Decompress, precision) == 296, "data_precision");
 _Static_assert(offsetof(Decompress, is_progressive) == 312, "progressive_mode");
 _Static_assert(offsetof(Decompress, restart_interval) == 368, "restart_interval");
 _Static_assert(offsetof(Decompress, max_h_factor) == 408, "max_h_samp_factor");
+_Static_assert(offsetof(Decompress, min_dct_size) == 416, "min_DCT_scaled_size");
 _Static_assert(offsetof(Decompress, num_in_scan) == 432, "comps_in_scan");
 _Static_assert(offsetof(Decompress, mcus_per_row) == 472, "MCUs_per_row");
 _Static_assert(offsetof(Decompress, membership) == 484, "MCU_membership");

@@ -46,7 +46,8 @@ _FUNCTIONS = (
     *("jpeg_read_scanlines", "jpeg_finish_decompress", "jpeg_destroy_decompress"),
 )
 _MESSAGE_BYTES = 200
-_REASONS = {2: "its data is damaged", 3: "its size is not the one of its header", 4: "no memory"}
+_REASONS = {2: "its data is damaged", 3: "its size is not the one of its header"}
+_NO_MEMORY = 4
 _JOB = np.dtype(
     [
         ("content", np.uintp),
@@ -114,14 +115,24 @@ def _decode(
         jobs.ctypes.data, len(jobs), _scratch(), *size, ctypes.addressof(message)
     )
     if bad >= 0:
-        said = message.value.decode("latin-1") or _REASONS.get(int(jobs["status"][bad]), "")
+        status = int(jobs["status"][bad])
+        if status == _NO_MEMORY:
+            raise MemoryError("no memory to decode an image in")
+        said = message.value.decode("latin-1") or _REASONS.get(status, "")
         raise DataError(f"the image cannot be decoded: {said}", row=bad)
 
 
 @functools.cache
 def load() -> Any:
     """The compiled code; `MissingDependency` says why there is none."""
-    code: Any = ctypes.CDLL(os.fspath(_built()))
+    built = _built()
+    try:
+        code: Any = ctypes.CDLL(os.fspath(built))
+    except OSError as error:  # cut short by a full disk, or in a place where nothing may run
+        raise MissingDependency(
+            f"native JPEG decoding: {error}; remove that file, or set XDG_CACHE_HOME to another "
+            "folder"
+        ) from error
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     code.iopipe_decode.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     code.iopipe_scratch.restype = pointer
@@ -188,18 +199,28 @@ def _jpeg_library() -> Any:
 
 def _built() -> Path:
     """The shared object, compiled where no process has done so."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    source = b"".join(path.read_bytes() for path in _SOURCES)
-    processor = _processor()
-    key = hashlib.blake2b(source + processor + repr(_FLAGS).encode(), digest_size=12).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "iopipe", "native")
-    built = folder / f"{key}.so"
-    if built.exists():
+    try:
+        source = b"".join(path.read_bytes() for path in _SOURCES)
+        flags = repr(_FLAGS).encode()
+        key = hashlib.blake2b(source + _processor() + flags, digest_size=12).hexdigest()
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        built = Path(home, "iopipe", "native", f"{key}.so")
+        if not built.exists():
+            _compile(built)
         return built
+    except (OSError, RuntimeError) as error:  # read-only, full, or no home folder at all
+        raise MissingDependency(
+            f"native JPEG decoding has no place for its compiled code: {error}; set "
+            "XDG_CACHE_HOME to a folder that can be written to"
+        ) from error
+
+
+def _compile(built: Path) -> None:
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         raise MissingDependency("native JPEG decoding needs a C compiler: apt-get install gcc")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    built.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=built.parent) as name:
         made = Path(name, "native.so")
         code = [os.fspath(path) for path in _SOURCES if path.suffix == ".c"]
         command = [compiler, *_FLAGS, *code, "-o", os.fspath(made), "-lm"]
@@ -209,7 +230,6 @@ def _built() -> Path:
                 f"native JPEG decoding could not be compiled by {compiler}: {done.stderr[-500:]}"
             )
         os.replace(made, built)
-    return built
 
 
 def _processor() -> bytes:
@@ -230,4 +250,6 @@ def _scratch() -> int:
 class _Scratch:
     def __init__(self) -> None:
         self.address: int = load().iopipe_scratch()
+        if not self.address:
+            raise MemoryError("no memory to decode images in")
         weakref.finalize(self, load().iopipe_free_scratch, self.address).atexit = False

@@ -123,8 +123,10 @@ def to_device(batch: Any, delivery: SlotDelivery) -> tuple[Batch, Any]:
     columns = {
         str(number): leaf.detach().contiguous().view(-1).view(torch.uint8)
         for number, leaf in enumerate(leaves)
-        if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" and leaf.numel()
+        if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"
     }
+    if not any(column.numel() for column in columns.values()):
+        columns = {}  # nothing to send, nor room that it could be sent to
     packed = delivery.repack(Batch(columns={"__key__": []}, num_samples=0), columns)
     moved = delivery.transfer(packed)
     return moved, _rebuilt(leaves, spec, moved)

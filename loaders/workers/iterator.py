@@ -325,8 +325,15 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             indices.epoch = epoch
 
     def _try_get_data(self, timeout: float = torch_utils.MP_STATUS_CHECK_INTERVAL) -> Any:
+        """Not over before its time: where a worker has gone, our queue lets torch look after it
+        at once, and one that had nothing more to do is no reason to give up."""
+        end = time.monotonic() + timeout
         try:
-            return super()._try_get_data(timeout)  # type: ignore[no-untyped-call]
+            while True:
+                left = max(end - time.monotonic(), 0)
+                found = super()._try_get_data(left)  # type: ignore[no-untyped-call]
+                if found[0] or time.monotonic() >= end:
+                    return found
         except RuntimeError as error:
             if self._worker_pids_set and "DataLoader worker" in str(error):
                 causes = causes_of_death(self._workers, self._num_oom_kills)

@@ -74,8 +74,8 @@ class WorkerPool:
             raise PipelineError(_CLOSED)
         try:
             return channel.work(samples)
-        except (queue.Empty, EOFError, ConnectionError) as error:
-            raise self._death(channel) from error
+        except _Gone as error:
+            raise self._death(channel) from error.__cause__
         finally:
             self._give_back(channel)
 
@@ -178,6 +178,10 @@ class WorkerPool:
         return PipelineError(f"a worker process died: {causes or 'it closed its connection'}")
 
 
+class _Gone(Exception):
+    """The other end of a channel was closed; no error of the worker's own."""
+
+
 class _Channel:
     """One worker process and what it has been told.  One thread at a time."""
 
@@ -193,8 +197,13 @@ class _Channel:
     def work(self, samples: Samples) -> Samples:
         room = samples.allocate if isinstance(samples.allocate, Room) else None
         slot, places = (None, {}) if room is None else room.reserved(len(samples))
-        self._ask(samples, None if slot is None else slot.file, places)
-        reply = self._replies.get()
+        try:
+            if self.connection.closed:  # found out by the chunk before
+                raise EOFError
+            self._ask(samples, None if slot is None else slot.file, places)
+            reply = self._replies.get()
+        except (queue.Empty, EOFError, ConnectionError) as error:
+            raise _Gone from error
         if isinstance(reply, Failed):
             reply.error.add_note(f"in a worker process:\n{reply.where}")
             raise reply.error

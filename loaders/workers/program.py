@@ -135,7 +135,11 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             return False
         self._arena.give_back(request.freed_slabs)
-        self._results.put(self._answer(request))
+        answer = self._answer(request)
+        try:
+            self._results.put(answer)
+        except Exception as error:  # something in it cannot be pickled; nothing was sent
+            self._results.put(_failed(error))
         return True
 
     def _take_slots(self, request: Request) -> None:

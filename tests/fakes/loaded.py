@@ -104,12 +104,17 @@ class SizedStream(Stream):
 
 
 class UnevenStream(IterableDataset[Any]):
-    """Worker k has 3 * k samples."""
+    """Worker k has 3 * k samples, one every `seconds`."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds = seconds
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         assert info is not None
-        return iter([100 * info.id + number for number in range(3 * info.id)])
+        for number in range(3 * info.id):
+            time.sleep(self.seconds)
+            yield 100 * info.id + number
 
 
 class Sleepy(Numbers):

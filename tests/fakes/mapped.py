@@ -44,6 +44,18 @@ def broken(sample: dict[str, Any]) -> dict[str, Any]:
     return {"x": 1 // (int(sample["cls"]) - 11)}
 
 
+def loses_its_connection(sample: dict[str, Any]) -> dict[str, Any]:
+    raise ConnectionResetError("by the user's own server")
+
+
+def reads_too_far(sample: dict[str, Any]) -> dict[str, Any]:
+    raise EOFError("in the user's own file")
+
+
+def unsendable_value(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"x": lambda: sample}
+
+
 class Unsendable(Exception):
     def __init__(self, a: int, b: int) -> None:
         super().__init__("no way")

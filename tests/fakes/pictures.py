@@ -89,14 +89,21 @@ def damaged_pictures() -> dict[str, bytes]:
     }
 
 
-def samples_of(contents: Sequence[bytes], *, first: int = 0, name: str = "jpg") -> Samples:
+def samples_of(
+    contents: Sequence[bytes | memoryview],
+    *,
+    first: int = 0,
+    name: str = "jpg",
+    seed: int = 3,
+    epoch: int = 1,
+) -> Samples:
     """A chunk as the reader gives it: views, seed and epoch set."""
     return Samples(
         ids=np.arange(first, first + len(contents)),
         keys=[str(number) for number in range(len(contents))],
         columns={name: [memoryview(content) for content in contents]},
-        seed=3,
-        epoch=1,
+        seed=seed,
+        epoch=epoch,
     )
 
 

@@ -39,7 +39,7 @@ _BOMBS = {
     "jp2": [bombs.jpeg2000],
     "png": [bombs.png],
     "gif": [bombs.gif],
-    "webp": [bombs.webp, bombs.animated_webp],
+    "webp": [bombs.webp, bombs.animated_webp, bombs.tiny_webp],
     "bmp": [bombs.bmp],
     "ppm": [bombs.ppm],
     "tiff": [bombs.tiff, bombs.tiled_tiff],

@@ -93,3 +93,23 @@ def test_tensors_of_a_users_function_are_packed_as_they_are() -> None:
     result = views(torch.from_numpy(payload), packed.layout)
     assert torch.equal(result["x"], torch.arange(6).view(2, 3).t())
     assert packed.lists == {"__key__": ["a", "b"]}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_types_that_numpy_has_not_are_packed_as_well(dtype: torch.dtype) -> None:
+    values = torch.linspace(-3, 3, 12).view(3, 4).to(dtype).t()
+    packed = pack_columns({"__key__": list("abcd"), "n": np.ones(4, np.int16), "x": values})
+    payload = np.full(packed.num_bytes, 0xA5, np.uint8)
+    packed.write(payload)
+    found = views(torch.from_numpy(payload), packed.layout)["x"]
+    assert found.dtype == dtype and torch.equal(found.float(), values.float())
+
+
+@pytest.mark.parametrize("dtype", ["U3", "M8[s]", ">f4", "V2"])
+def test_arrays_that_make_no_tensor_are_refused_by_name(dtype: str) -> None:
+    with pytest.raises(PipelineError, match=r"column .x. holds .*of which torch has no tensors"):
+        pack([_samples({"x": np.zeros(3, dtype)})])
+
+
+def test_text_that_numpy_made_stays_a_list() -> None:
+    assert _collated(_samples({"x": [*np.array(["a", "bc"])]}))["x"] == ["a", "bc"]

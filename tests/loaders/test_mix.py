@@ -150,3 +150,26 @@ def test_sources_have_the_same_columns(pair: dict[str, Pipeline], tmp_path: Path
 def test_samples_without_lengths_are_not_mixed_by_token(pair: dict[str, Pipeline]) -> None:
     with pytest.raises(PipelineError, match="does not say how long its samples are"):
         iopipe.mix(pair, weights=WEIGHTS, by="token")
+
+
+def test_packed_pipelines_are_not_mixed(tmp_path: Path) -> None:
+    """The first one's groups would be all that comes."""
+    path = tmp_path / "tokens.bin"
+    np.tile(np.arange(8, dtype=np.uint16), 20).tofile(path)
+    documents = iopipe.open_source(path, options=iopipe.OpenOptions(eos_token=0))
+    packed = iopipe.read(documents).pack(64)
+    with pytest.raises(PipelineError, match="'one' is packed"):
+        iopipe.mix({"one": packed, "two": packed}, weights={"one": 1, "two": 1})
+    labels = iopipe.read(path, window=9).next_token()
+    with pytest.raises(PipelineError, match="leave next_token out"):
+        iopipe.mix({"one": labels}, weights={"one": 1})
+
+
+def test_settings_of_one_pipeline_alone_are_not_dropped(pair: dict[str, Pipeline]) -> None:
+    with pytest.raises(PipelineError, match=r"num_workers \{'web': 0, 'books': 2\}"):
+        iopipe.mix({**pair, "books": pair["books"].workers(2)}, weights=WEIGHTS)
+    lenient = iopipe.read(pair["books"].source, on_error="skip")
+    with pytest.raises(PipelineError, match="on_error"):
+        iopipe.mix({**pair, "books": lenient}, weights=WEIGHTS)
+    both = {name: pipeline.workers(1) for name, pipeline in pair.items()}
+    assert iopipe.mix(both, weights=WEIGHTS).num_workers == 1

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import iopipe
-from iopipe.errors import DataError, MissingDependency
+from iopipe.errors import DataError
 from iopipe.loaders.decode import native
 from iopipe.loaders.decode.stage import make_decoder
 from iopipe.protocols import Samples
@@ -193,7 +186,7 @@ def test_many_images_in_one_call() -> None:
     native.decode_regions([], boxes[:0], flips[:0], [], is_scaled=False)
 
 
-# ---- damage ------------------------------------------------------------------------------
+# ---- damage ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [2, 10, 100, 700, 2500])
@@ -300,67 +293,7 @@ def test_the_row_of_the_first_bad_image_is_told() -> None:
     assert caught.value.row == 2
 
 
-# ---- building ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """As in a process that has not decoded yet, with an empty cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
-    native.load.cache_clear()
-    native.why_not.cache_clear()
-    yield tmp_path
-    native.load.cache_clear()
-    native.why_not.cache_clear()
-
-
-def test_it_is_built_once(unloaded: Path) -> None:
-    first = native._built()
-    age = first.stat().st_mtime_ns
-    assert native._built() == first and first.stat().st_mtime_ns == age
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
-
-
-def test_without_a_compiler_it_says_so_once(
-    unloaded: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("PATH", os.fspath(unloaded))
-    with pytest.raises(MissingDependency, match="needs a C compiler"):
-        native.load()
-    samples = Samples(
-        ids=np.arange(2),
-        keys=["a", "b"],
-        columns={"jpg": [memoryview(encoded(photograph(50, 50)))] * 2},
-    )
-    caplog.set_level(logging.WARNING)
-    decode = make_decoder(ImageOptions(size=(16, 16)))
-    by_steps = next(decode(samples).columns["jpg"] for _ in range(2))
-    assert caplog.text.count("needs a C compiler") == 1
-    monkeypatch.undo()
-    native.why_not.cache_clear()
-    natively = decode(samples).columns["jpg"]
-    assert np.abs(np.asarray(by_steps).astype(int) - natively).max() <= 1
-
-
-def test_a_compiler_that_fails_is_quoted(unloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = unloaded / "cc"
-    compiler.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", os.fspath(compiler))
-    with pytest.raises(MissingDependency, match="no such flag"):
-        native.load()
-
-
-def test_processes_build_it_side_by_side(tmp_path: Path) -> None:
-    code = "from iopipe.loaders.decode import native; assert native.why_not() is None"
-    root = os.fspath(Path(iopipe.__file__).parents[1])
-    environment = {**os.environ, "XDG_CACHE_HOME": os.fspath(tmp_path), "PYTHONPATH": root}
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
-    assert [process.wait(100) for process in processes] == [0, 0, 0]
-    assert len(list(tmp_path.rglob("*.so"))) == 1
-
-
-# ---- regions that are not resized ----------------------------------------------------
+# ---- regions that are not resized ------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)

@@ -94,6 +94,60 @@ def test_more_than_the_machine_has_is_refused_before(tmp_path: Path) -> None:
     check_lockable(5 << 20, root=tmp_path / "nowhere")
 
 
+def _limited(root: Path, limits: dict[str, str], used: int, stat: str) -> None:
+    """A container of version 2 in /pods/one, as /proc and /sys show it."""
+    files = {
+        "proc/self/mountinfo": "31 27 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        "proc/self/cgroup": "0::/pods/one\n",
+        "sys/fs/cgroup/pods/one/memory.stat": stat,
+    }
+    for group in ("pods/one", "pods"):
+        files[f"sys/fs/cgroup/{group}/memory.current"] = f"{used << 20}\n"
+        files[f"sys/fs/cgroup/{group}/memory.max"] = limits.get(group, "max")
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("group", ["pods/one", "pods"])
+def test_more_than_the_container_may_have_is_refused_before(tmp_path: Path, group: str) -> None:
+    _limited(tmp_path, {group: f"{64 << 20}\n"}, used=60, stat="anon 1\n")
+    check_lockable(4 << 20, root=tmp_path)
+    with pytest.raises(PipelineError, match=r"5 MiB does not fit into the 4 MiB that.*--memory"):
+        check_lockable(5 << 20, root=tmp_path)
+
+
+def test_pages_of_files_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    stat = f"inactive_file {20 << 20}\nactive_file {30 << 20}\n"
+    _limited(tmp_path, {"pods/one": f"{64 << 20}\n"}, used=62, stat=stat)
+    check_lockable(52 << 20, root=tmp_path)
+    with pytest.raises(PipelineError, match="memory limit"):
+        check_lockable(53 << 20, root=tmp_path)
+
+
+def test_without_a_limit_nothing_is_refused(tmp_path: Path) -> None:
+    _limited(tmp_path, {}, used=60, stat="")
+    check_lockable(1 << 40, root=tmp_path)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_what_was_never_locked_is_not_unlocked(
+    monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    def refuse(address: int, num_bytes: int) -> None:
+        raise PipelineError("refused (test)")
+
+    link = FakeLink()
+    unlocked: list[int] = []
+    monkeypatch.setattr(link, "pin", refuse)
+    monkeypatch.setattr(link, "unpin", unlocked.append)
+    with pytest.raises(PipelineError, match="refused"):
+        (shared_slot if is_shared else private_slot)(SIZE, pinning=link)
+    gc.collect()
+    assert not unlocked
+
+
 def test_a_failed_page_lock_says_what_to_raise() -> None:
     said = str(lock_failure(123, "cudaErrorMemoryAllocation"))
     assert "page-lock 123 bytes (cudaErrorMemoryAllocation); RLIMIT_MEMLOCK is" in said

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes.link import FakeLink
 
+from iopipe.errors import DataError
 from iopipe.loaders.delivery import SlotDelivery
 from iopipe.loaders.slots import Ring, Slot
 from iopipe.protocols import Samples
@@ -205,6 +206,28 @@ def test_host_slots_are_reused_when_batches_are_dropped() -> None:
         addresses.add(batch.columns["x"].data_ptr())
         del batch
     assert len(addresses) == 1
+
+
+def test_the_slot_of_a_batch_of_which_nothing_is_left_is_used_again() -> None:
+    link = FakeLink()
+    delivery = SlotDelivery(link)
+    for batch in range(9):
+        room = delivery.reserve(batch, row=0, num_rows=4)
+        room("x", (4, 3), np.dtype(np.int32))
+        with pytest.raises(DataError, match="every sample of a batch was left out"):
+            delivery.collate(batch, [_samples(0, num_rows=0)])
+    assert link.num_host_allocations == 1
+
+
+def test_types_that_numpy_has_not_come_to_a_device() -> None:
+    link = FakeLink()
+    delivery = SlotDelivery(link)
+    batch = delivery.collate(0, [_samples(3)])
+    narrow = batch.columns["x"].to(torch.bfloat16)
+    moved = delivery.transfer(delivery.repack(batch, {**batch.columns, "x": narrow}))
+    link.finish()
+    assert moved.columns["x"].dtype == torch.bfloat16
+    assert torch.equal(moved.columns["x"], narrow)
 
 
 @pytest.mark.parametrize("link", [None, FakeLink()])

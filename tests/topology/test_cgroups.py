@@ -8,7 +8,9 @@ import pytest
 from fakes.tree import ROOT_MOUNT, FakeMachine
 
 from iopipe.topology import read_topology
+from iopipe.topology.cgroups import memory_left, memory_used
 from iopipe.topology.machine import Limits
+from iopipe.topology.tree import Tree
 
 _V2 = "31 27 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
 
@@ -101,3 +103,25 @@ def test_the_mask_of_the_process_counts_too(machine: FakeMachine) -> None:
     machine.write({"proc/self/status": "Cpus_allowed_list:\t0-1\nMems_allowed_list:\t0\n"})
     limits = read_topology(root=machine.root).limits
     assert (limits.cpus, limits.memory_nodes) == ((0, 1), (0,))
+
+
+def test_what_is_left_of_version_1_counts_groups_below(machine: FakeMachine) -> None:
+    _limits(
+        machine,
+        [_v1("memory")],
+        "2:memory:/pod",
+        {
+            "memory/pod/memory.limit_in_bytes": "9223372036854771712\n",
+            "memory/pod/memory.usage_in_bytes": "100\n",
+            "memory/memory.limit_in_bytes": "1000\n",
+            "memory/memory.usage_in_bytes": "990\n",
+            "memory/memory.stat": "active_file 7\ntotal_active_file 40\ntotal_inactive_file 50\n",
+        },
+    )
+    assert memory_left(Tree(machine.root)) == 1000 - (990 - 40 - 50)
+    assert memory_used(Tree(machine.root)) == 100
+
+
+def test_a_limit_whose_use_is_not_shown_leaves_nothing_to_say(machine: FakeMachine) -> None:
+    _limits(machine, [_V2], "0::/", {"memory.max": "1000\n"})
+    assert memory_left(Tree(machine.root)) is None

@@ -227,3 +227,12 @@ def test_ranks_are_disjoint_and_stay_within_the_mask(
     assert max(counts.values()) == 1 or any("some are shared" in _said(plan) for plan in plans)
     for plan in plans:
         assert all(set(cpus) <= set(plan.cpus) and cpus for cpus in plan.worker_cpus)
+
+
+def test_nodes_whose_cpus_are_not_shown_are_not_bound() -> None:
+    """As where a container shows the nodes, and not what is on them."""
+    topology = _machine()
+    blind = replace(topology, nodes=tuple(replace(node, cpus=()) for node in topology.nodes))
+    binding = plan_binding(blind, gpu=0, local_rank=1, local_world=2)
+    assert binding.node is None and binding.memory_node is None and binding.cpus
+    assert "it is not known on which nodes" in " ".join(binding.reasons)

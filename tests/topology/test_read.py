@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import iopipe
 from iopipe.topology import disks_of, pci_address, read_topology
+from iopipe.topology.mounts import read_mounts
 from iopipe.topology.tree import Tree, format_cpus, parse_cpus
 
 
@@ -194,6 +195,18 @@ def test_network_and_overlay_have_no_disk_here(machine: FakeMachine) -> None:
         "31 27 0:51 / /elsewhere rw - overlay overlay rw",
     )
     assert _behind(machine, "/nfs/x") == _behind(machine, "/elsewhere/x") == []
+
+
+def test_white_space_that_the_kernel_does_not_escape(machine: FakeMachine) -> None:
+    """It writes blanks, tabs and newlines as numbers, and no other space."""
+    _mount(
+        machine,
+        "30 27 259:5 / /my\u00a0disk\u2028one rw - xfs /dev/nvme1n1p1 rw",
+        "31 27 0:50 / /run/nothing rw - tmpfs  rw",
+    )
+    (_, disk, empty) = read_mounts(Tree(machine.root))
+    assert disk.point == "/my\u00a0disk\u2028one" and disk.options == {"rw"}
+    assert (empty.source, empty.super_options) == ("", {"rw"})
 
 
 def test_the_later_of_two_mounts_at_one_point_counts(machine: FakeMachine) -> None:

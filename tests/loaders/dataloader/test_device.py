@@ -11,7 +11,7 @@ from fakes.link import FakeLink
 
 import iopipe
 from iopipe.loaders.delivery import SlotDelivery
-from iopipe.loaders.workers.device import DeviceIter
+from iopipe.loaders.workers.device import DeviceIter, to_device
 from iopipe.loaders.workers.samplers import EpochProgress
 from iopipe.meter.meter import Meter
 
@@ -33,6 +33,21 @@ def test_batches_keep_their_structure_and_their_values() -> None:
         assert type(one["pair"]) is data.Pair and torch.equal(one["pair"].x, other["pair"].x)
         for name in ("tensor", "array", "scalar", "number", "float"):
             assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
+
+
+def test_empty_tensors_go_where_the_others_go() -> None:
+    """An image without boxes, say, whose boxes are joined with others on the device."""
+    link = FakeLink()
+    delivery = SlotDelivery(link)
+    batch = {"boxes": torch.empty(0, 4), "labels": torch.arange(3), "none": torch.empty(2, 0)}
+    _, found = to_device(dict(batch), delivery)
+    link.finish()
+    place = found["labels"].untyped_storage().data_ptr()
+    for name, tensor in batch.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        assert found[name].untyped_storage().data_ptr() == place
+    _, alone = to_device({"boxes": torch.empty(0, 4)}, delivery)
+    assert alone["boxes"].shape == (0, 4)
 
 
 def test_errors_come_after_the_batches_before_them() -> None:
