@@ -135,7 +135,13 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             return False
         self._arena.give_back(request.freed_slabs)
-        self._results.put(self._answer(request))
+        answer = self._answer(request)
+        try:
+            self._results.put(answer)
+        except OSError:
+            raise
+        except Exception as error:  # nothing was sent: something in it cannot be
+            self._results.put(_failed(error))
         return True
 
     def _take_slots(self, request: Request) -> None:
