@@ -35,6 +35,4 @@ def _ranges(pipeline: Pipeline, epoch: int) -> Iterator[Sequence[ByteRange]]:
     plan = plan_of(pipeline, None)
     middle = plan.num_samples(Cursor(epoch=epoch)) // 2
     for task in plan.tasks(plan.after(Cursor(epoch=epoch), middle)):
-        if not len(task.ids):
-            return
         yield pipeline.source.ranges(task.ids)

@@ -55,9 +55,10 @@ class Parcel:
 
 @dataclass(slots=True)
 class Failure:
-    """An error in the place of the item that it struck."""
+    """An error in the place of the item that it struck: whatever ends a function, be it
+    SystemExit or the panic of a library, since a thread that dies silently is waited for."""
 
-    error: Exception
+    error: BaseException
     number: int
 
 
@@ -86,9 +87,11 @@ class Engine:
         `window`: None where items come in the order of the plan; else they come as they are
         ready, from among so many batches.  `is_watched`: see `StageClock`."""
         self._is_watched = is_watched
-        self._tasks = enumerate(tasks)
+        self._tasks = tasks
         self._pads = pads
         self._num_batches = 0
+        self._is_in_batch = False
+        """Whether tasks of the last batch are to come."""
         self._gate = None if window is None else Gate(window)
         self._tasks_lock = threading.Lock()
         self._num_tasks = 0
@@ -194,18 +197,38 @@ class Engine:
     ) -> None:
         while not is_surplus():
             with self._tasks_lock:
-                entry = next(self._tasks, None)
-                self._num_tasks += entry is not None
-                self._num_batches += entry is not None and entry[1].row == 0
+                sequence, task = self._num_tasks, self._next_task()
                 number = self._num_batches - 1
-            if entry is None:
-                target.end(self._num_tasks)
+            if task is None:
+                target.end(sequence)
                 return
             if self._gate is not None:
                 self._gate.enter(number)
-            sequence, task = entry
+            target.put(sequence, self._begun(stage, clock, number, task))
+
+    def _next_task(self) -> Task | Failure | None:
+        """None at the end; an error of the plan comes in the place of a task, as the last one."""
+        try:
+            task = next(self._tasks, None)
+        except Exception as error:
+            error.add_note("in the plan of the run")
+            self._num_batches += not self._is_in_batch
+            self._num_tasks += 1
+            return Failure(error, self._num_batches - 1)
+        if task is not None:
+            self._num_batches += task.row == 0
+            self._is_in_batch = not task.ends_batch
+            self._num_tasks += 1
+        return task
+
+    def _begun(self, stage: Stage, clock: StageClock, number: int, task: Task | Failure) -> Item:
+        if isinstance(task, Failure):
+            return task
+        try:
             chunk = Chunk(task, number, self._wanted(task))
-            target.put(sequence, self._applied(stage, clock, chunk))
+        except Exception as error:
+            return Failure(error, number)
+        return self._applied(stage, clock, chunk)
 
     def _wanted(self, task: Task) -> Samples:
         """The samples of a task before they are read: ids only, less the quarantined."""
@@ -247,7 +270,7 @@ class Engine:
                 lambda: self._faults.apply(stage.name, stage.function, chunk.samples),
                 chunk.spans,
             )
-        except Exception as error:
+        except BaseException as error:
             return Failure(error, chunk.number)
         if chunk.samples.history:
             chunk.spans[-1:] = [Span(*part) for part in chunk.samples.history]
@@ -322,7 +345,7 @@ def _collated(stage: Stage, clock: StageClock, chunks: list[Chunk]) -> Item:
     try:
         samples = [chunk.samples for chunk in chunks]
         batch = clock.time(lambda: stage.function(chunks[0].task.batch, samples), spans)
-    except Exception as error:
+    except BaseException as error:
         error.add_note(f"in stage {stage.name!r}")
         return Failure(error, number)
     planned = np.concatenate([chunk.task.ids[: chunk.task.num_valid] for chunk in chunks])
@@ -339,8 +362,9 @@ def _story(chunks: list[Chunk]) -> list[Span]:
 def _worked_on(stage: Stage, clock: StageClock, parcel: Parcel) -> Item:
     try:
         parcel.batch = clock.time(lambda: stage.function(parcel.batch), parcel.spans)
-    except Exception as error:
-        keys = parcel.batch.columns["__key__"]
-        error.add_note(f"in stage {stage.name!r}, batch of keys {keys[0]!r} to {keys[-1]!r}")
+    except BaseException as error:
+        keys = parcel.batch.columns.get("__key__", ())  # a user's function may have dropped them
+        named = f", batch of keys {keys[0]!r} to {keys[-1]!r}" if len(keys) else ""
+        error.add_note(f"in stage {stage.name!r}{named}")
         return Failure(error, parcel.number)
     return parcel

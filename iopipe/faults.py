@@ -59,7 +59,7 @@ class Faults:
                 self._let_go(error)
                 rest = [row for row in range(len(samples)) if row != error.row]
                 samples = samples.take(rest)
-            except Exception as error:
+            except BaseException as error:
                 error.add_note(f"in stage {stage!r}, samples {samples.ids.tolist()}")
                 raise
         return samples

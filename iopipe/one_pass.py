@@ -91,12 +91,12 @@ class Pass:
         self.workers = spec.workers() if spec.workers else None
         self._store = spec.open_store() if self.workers is None else None
         self.ahead: ReadAhead | None = None
-        if spec.read_ahead is not None and self._store is not None:
-            coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
-            self.ahead = spec.read_ahead(self._store, coming)
         try:
+            if spec.read_ahead is not None and self._store is not None:
+                coming = (spec.source.ranges(task.ids) for task in spec.plan.tasks(cursor))
+                self.ahead = spec.read_ahead(self._store, coming)
             stages = spec.stages(self.ahead or self._store, self.workers, delivery)
-        except Exception:  # an engine that cannot be opened here
+        except BaseException:  # an engine that cannot be opened here
             self._close_inputs()
             raise
         self._held = [stage.held for stage in stages if stage.held is not None]

@@ -16,7 +16,7 @@ import numpy as np
 
 from iopipe.errors import PipelineError, StateError
 from iopipe.order import Cursor, EpochSequence, Order
-from iopipe.plan import Task
+from iopipe.plan import Task, epoch_by_epoch
 from iopipe.protocols import Int64Array
 
 Method: TypeAlias = Literal["concat", "best_fit"]
@@ -234,9 +234,7 @@ class PackedPlan:
         self._counts: dict[Cursor, _Count] = {}
 
     def tasks(self, cursor: Cursor) -> Iterator[Task]:
-        while self.end_epoch is None or cursor.epoch < self.end_epoch:
-            yield from self._epoch(cursor)
-            cursor = Cursor(epoch=cursor.epoch + 1)
+        return epoch_by_epoch(self._epoch, cursor, end_epoch=self.end_epoch)
 
     def after(self, entry: Cursor, num_samples: int) -> Cursor:
         count = self._count(entry)

@@ -108,6 +108,23 @@ class Plan(Protocol):
         ...
 
 
+def epoch_by_epoch(
+    tasks_of: Callable[[Cursor], Iterator[Task]], cursor: Cursor, *, end_epoch: int | None
+) -> Iterator[Task]:
+    """The tasks from `cursor` on; `PipelineError` where they would never come."""
+    while end_epoch is None or cursor.epoch < end_epoch:
+        has_tasks = False
+        for task in tasks_of(cursor):
+            has_tasks = True
+            yield task
+        if end_epoch is None and not has_tasks and cursor == Cursor(epoch=cursor.epoch):
+            raise PipelineError(
+                "an epoch has no batch for this rank, and the run no end: give num_epochs, more "
+                "data, fewer ranks or a smaller batch"
+            )
+        cursor = Cursor(epoch=cursor.epoch + 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePlan:
     """Samples of an order, batch by batch."""
@@ -132,9 +149,7 @@ class SamplePlan:
             )
 
     def tasks(self, cursor: Cursor) -> Iterator[Task]:
-        while self.end_epoch is None or cursor.epoch < self.end_epoch:
-            yield from self._epoch(cursor)
-            cursor = Cursor(epoch=cursor.epoch + 1)
+        return epoch_by_epoch(self._epoch, cursor, end_epoch=self.end_epoch)
 
     def after(self, entry: Cursor, num_samples: int) -> Cursor:
         if num_samples >= self.num_samples(entry):

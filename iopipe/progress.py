@@ -30,12 +30,14 @@ class Progress:
         """All of this rank's samples before it were delivered."""
         self._ahead: dict[int, int] = {}
         """Stretches behind `_num_done` that were, too: first to last."""
-        self._cursor: Cursor | None = cursor
+        self._cursor: Cursor | None = None
+        """None: not asked for since the last batch.  It is the plan's from the beginning: an
+        epoch that is entered behind its last batch is over."""
 
     @property
     def cursor(self) -> Cursor:
         """Where the samples come from that are the next in order."""
-        if self._cursor is None:  # asked for less often than batches come
+        if self._cursor is None:
             self._cursor = self._plan.after(self._entry, self._num_done)
         return self._cursor
 

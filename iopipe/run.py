@@ -19,7 +19,7 @@ import numpy as np
 
 from iopipe.autotune.tuner import Tuner, Tuning
 from iopipe.engine import Chunk, Engine, Failure, Item, Parcel
-from iopipe.errors import DataError, PipelineError, StateError
+from iopipe.errors import PipelineError, StateError
 from iopipe.knobs import PipelineKnobs
 from iopipe.ledger import Header, LedgerWriter, Record
 from iopipe.meter.loader_model import model_of_run
@@ -80,11 +80,17 @@ class Run:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if self._delivery is not None:
-            return self._next_item()
-        while (row := next(self._rows, None)) is None:
-            self._next_item()
-        return row
+        try:
+            if self._delivery is not None:
+                return self._next_item()
+            while (row := next(self._rows, None)) is None:
+                self._next_item()
+            return row
+        except StopIteration:
+            raise
+        except Exception:  # nothing comes after the first error
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Batches left from the current place to the last epoch's end."""
@@ -157,6 +163,7 @@ class Run:
         self._closed = True
         self._rows = iter(())
         self._parts = iter(())
+        self._early.clear()
         if self._ledger is not None:
             self._ledger.close()
         if self._pass is not None:
@@ -214,7 +221,7 @@ class Run:
             raise StopIteration
         current = self._started()
         self._meter.enter()
-        if (part := self._next_part()) is not None:
+        if (part := next(self._parts, None)) is not None:
             return self._hand_over_part(part, ())
         item = self._next_of_epoch(current.engine)
         if item is None:
@@ -222,7 +229,7 @@ class Run:
             raise StopIteration
         if isinstance(item, Failure):
             self.close()
-            raise item.error
+            raise _as_seen_by_loops(item.error)
         return self._hand_over(item)
 
     def _started(self) -> Pass:
@@ -260,19 +267,10 @@ class Run:
     def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:
         if isinstance(item, Parcel):
             self._parts = parts_of(item, self._spec.batch_size)
-            part = self._next_part()
-            assert part is not None
-            return self._hand_over_part(part, item.spans)
+            return self._hand_over_part(next(self._parts), item.spans)
         self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
         self._rows = self._row_by_row(item.task, item.samples)
         return {}
-
-    def _next_part(self) -> Part | None:
-        try:
-            return next(self._parts, None)
-        except DataError:
-            self.close()
-            raise
 
     def _hand_over_part(self, part: Part, spans: Sequence[Span]) -> dict[str, Any]:
         self._meter.handoff(spans=spans, ready=part.ready, num_samples=len(part.ids))
@@ -284,41 +282,41 @@ class Run:
         return part.columns
 
     def _row_by_row(self, task: Task, samples: Samples) -> Iterator[dict[str, Any]]:
-        places = {int(sample): place for place, sample in enumerate(task.ids)}
+        in_order = task.ids.tolist()  # a mixture, or the tail, may hold a sample twice
         start = 0
         if not len(samples):
             planned = task.ids[: task.num_valid]
             self._delivered(task, task.first, task.first + len(task.ids), samples.ids, planned)
         for row in range(len(samples)):
             is_last = row == len(samples) - 1
-            end = len(task.ids) if is_last else places[int(samples.ids[row])] + 1
+            end = len(in_order) if is_last else in_order.index(int(samples.ids[row]), start) + 1
             planned = task.ids[start : min(end, task.num_valid)]
             is_valid = samples.valid is None or samples.valid[row]
             ids = samples.ids[row : row + 1] if is_valid else planned[:0]
+            found = samples.row(row)
             self._delivered(task, task.first + start, task.first + end, ids, planned)
             start = end
-            yield samples.row(row)
+            yield found
 
     def _delivered(
         self, task: Task, first: int, last: int, ids: Int64Array, planned: Int64Array
     ) -> None:
         """This rank's samples first .. last - 1 are done: `ids` of those `planned`."""
+        if self._ledger is not None:  # first: what cannot be logged is not handed over
+            in_order = self._spec.window is None
+            record = Record(
+                epoch=task.epoch,
+                first=first,
+                num_planned=last - first,
+                position=self._spec.plan.position_after(task.entry, last) if in_order else 0,
+                ids=ids,
+                left_out=_without(planned, ids),
+            )
+            self._ledger.append(record)
         self._progress.record(task.entry, first, last)
         if self._spec.ceiling is not None:
             self._num_delivered += len(ids)
             self._delivered_bytes += sum(part.length for part in self._spec.source.ranges(planned))
-        if self._ledger is None:
-            return
-        in_order = self._spec.window is None
-        record = Record(
-            epoch=task.epoch,
-            first=first,
-            num_planned=last - first,
-            position=self._spec.plan.position_after(task.entry, last) if in_order else 0,
-            ids=ids,
-            left_out=_without(planned, ids),
-        )
-        self._ledger.append(record)
 
     def _begun_ledger(self, folder: str | os.PathLike[str]) -> LedgerWriter:
         spec = self._spec
@@ -353,6 +351,16 @@ class Run:
         self._finished = True
         self._meter.finish()
         self.close()
+
+
+def _as_seen_by_loops(error: BaseException) -> BaseException:
+    """An error of a stage; StopIteration would end a `for` over the run as if all were well, and
+    is told as a generator's is (PEP 479)."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError("a function of the pipeline raised StopIteration: use next(iterator, None)")
+    told.__cause__ = error
+    return told
 
 
 def _without(planned: Int64Array, ids: Int64Array) -> Int64Array:

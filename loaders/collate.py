@@ -135,10 +135,12 @@ def _laid_out(
 
 
 def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    kinds = {(part.shape[1:], part.dtype) for part in parts}
-    if len(kinds) > 1:
-        raise PipelineError(_uneven(name, [shape for shape, _ in kinds]))
-    ((shape, dtype),) = kinds
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise PipelineError(_uneven(name, sorted(shapes)))
+    (shape,) = shapes
+    # As `_stacked` has it within a chunk: how samples are cut must not show in a batch.
+    dtype = np.result_type(*{part.dtype for part in parts})
     try:
         _torch_dtype(dtype)
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 from iopipe.autotune.budget import Budget, system_budget
 from iopipe.autotune.tuner import Tuner, Tuning
 from iopipe.errors import PipelineError, StateError
-from iopipe.loaders.workers.device import DeviceIter, delivery_for
+from iopipe.loaders.workers.device import DeviceIter, Mover, delivery_for
 from iopipe.loaders.workers.iterator import SerialIter, WorkersIter
 from iopipe.loaders.workers.samplers import EpochProgress, OrderSampler
 from iopipe.loaders.workers.seeds import SeededDataset
@@ -30,6 +30,7 @@ from iopipe.meter.report import Report
 T_co = TypeVar("T_co", covariant=True)
 
 STATE_VERSION = 1
+_NOTHING = object()
 
 
 class DataLoader(torch.utils.data.DataLoader[T_co]):
@@ -121,6 +122,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             in_order=in_order,
         )
         self._delivery = delivery_for(device)
+        self._mover: Mover | None = None
         self.knobs: LoaderKnobs | None = None
         self._tuner: Tuner | None = None
         if tune is not None:
@@ -136,7 +138,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __iter__(self) -> Any:
         state, self._restored = self._restored, None
         if state is None or state["finished"]:
-            self._begin(EpochProgress(epoch=self._epoch_to_come()))
+            self._begin(EpochProgress(epoch=self._epoch_to_come(), num_workers=self.num_workers))
             return self._iterated()
         return self._resumed(state)
 
@@ -168,20 +170,30 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _iterated(self) -> Any:
         if self._delivery is None:
             return super().__iter__()
+        if self._mover is not None and self.persistent_workers:
+            self._mover.join()  # it may still take batches from the iterator that begins anew
         progress, meter = self.progress, self.running_meter
         # Counted and measured where batches are handed over, not where they are made.
         self.progress, self.running_meter = replace(progress), None
         inner = super().__iter__()
+        progress.draws_seed = self.progress.draws_seed
         self.progress, self.running_meter = progress, meter
-        return DeviceIter(
+        iterator = DeviceIter(
             inner, self._delivery, progress=progress, meter=meter, on_batch=self.on_batch
         )
+        self._mover = iterator.mover
+        return iterator
 
     def _resumed(self, state: Mapping[str, Any]) -> Any:
         """The rest of the epoch that `state` was taken in."""
         skipped = state["num_yielded"]
         progress = EpochProgress(
-            epoch=state["epoch"], num_yielded=skipped, num_skipped=skipped, is_resumed=True
+            epoch=state["epoch"],
+            num_yielded=skipped,
+            num_skipped=skipped,
+            is_resumed=True,
+            num_workers=state["num_workers"],
+            draws_seed=state.get("draws_seed", True),
         )
         sampler = self._stateful_sampler()
         if state["sampler"] is not None and sampler is not None:
@@ -214,16 +226,18 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         by going through what was handed over again.
         """
         progress = self.progress
-        rng = self._rng_state() if progress.is_finished or progress.rng is None else progress.rng
+        is_within = not progress.is_finished and progress.rng is not None
+        rng = progress.rng if is_within and progress.rng is not None else self._rng_state()
         return {
             "version": STATE_VERSION,
             "kind": "iterable" if isinstance(self.dataset, IterableDataset) else "map",
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
+            "num_workers": progress.num_workers if is_within else self.num_workers,
+            "draws_seed": progress.draws_seed,
             "epoch": progress.epoch,
             "num_yielded": progress.num_yielded,
-            "finished": progress.is_finished or progress.rng is None,
+            "finished": not is_within,
             "rng": base64.b64encode(rng.numpy().tobytes()).decode(),
             "sampler": progress.sampler,
         }
@@ -244,10 +258,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ]
         if differences:
             raise StateError(f"the state does not fit this loader: {'; '.join(differences)}")
-        for name in ("epoch", "num_yielded"):
+        for name in ("epoch", "num_yielded", "num_workers"):
             value = state.get(name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise StateError(f"state[{name!r}] is {value!r}; it must be a whole number >= 0")
+        if lacking := [name for name in ("finished", "rng", "sampler") if name not in state]:
+            raise StateError(f"the state lacks {', '.join(lacking)}: it is none of a loader's")
         self._restored = dict(state)
         self.next_epoch = state["epoch"]
         if state["finished"]:
@@ -290,6 +306,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """End persistent workers now; idempotent.  The next iteration starts others."""
         iterator: Any = self._iterator
         self._iterator = None
+        if self._mover is not None and iterator is not None:
+            self._mover.join()
         if iterator is not None:
             iterator._shutdown_workers()
 
@@ -359,7 +377,7 @@ def _decoded(text: str) -> torch.Tensor:
 
 def _replay(iterator: Any, num_batches: int) -> None:
     for number in range(num_batches):
-        if next(iterator, None) is None:
+        if next(iterator, _NOTHING) is _NOTHING:
             raise StateError(
                 f"the dataset ended after {number} of the {num_batches} batches that the state "
                 "has seen: it is another dataset"

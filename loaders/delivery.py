@@ -133,9 +133,10 @@ class SlotDelivery:
 
     def repack(self, batch: Batch, columns: Mapping[str, Any]) -> Batch:
         """On the host a user's tensors are as good as ours; a copy needs them in a slot."""
+        columns = {"__key__": batch.columns["__key__"], **columns}
         if self._link is None:
-            return replace(batch, columns=dict(columns))
-        packed = pack_columns({"__key__": batch.columns["__key__"], **columns})
+            return replace(batch, columns=columns)
+        packed = pack_columns(columns)
         return replace(self._on_host(packed), ids=batch.ids, num_samples=batch.num_samples)
 
     def transfer(self, batch: Batch) -> Batch:

@@ -38,6 +38,8 @@ def compare_shuffles(
     pipeline: Pipeline, *, batch_size: int = 256, memory_bytes: int = 1 << 30
 ) -> list[ShuffleRow]:
     """'none', 'block' and 'full' over the source of a pipeline that is not shuffled yet."""
+    if batch_size < 1:
+        raise PipelineError(f"batch size is {batch_size}; it must be at least 1")
     if len(pipeline.source) < 2:
         raise PipelineError(f"{len(pipeline.source)} samples have no order to speak of")
     sequences: dict[str, EpochSequence] = {

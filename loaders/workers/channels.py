@@ -7,6 +7,7 @@ at once, since its end of the channel closes; one whose trainer dies ends at onc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import select
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import reduction
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from iopipe.loaders.workers.messages import pack, unpack
@@ -107,14 +108,37 @@ class ResultQueue:
         self._mappings: dict[int, Mappings] = {}
         self._poll = select.poll()
         self._ready: deque[int] = deque()
+        self._files: list[int] = []
+        """In the order in which they were added."""
+        self._ending: set[int] = set()
         self._is_missing_one = False
+        self._put: deque[Any] = deque()
+        self._waker: Connection | None = None
 
     def add(self, connection: Connection, freed: Callable[[int], None]) -> None:
         """The channel of one more worker; `freed` is told the numbers of slabs that come free."""
         file = connection.fileno()
         self._connections[file] = connection
         self._mappings[file] = Mappings(freed)
+        self._files.append(file)
         self._poll.register(file, select.POLLIN)
+
+    def let_go(self, number: int) -> None:
+        """The worker that was added as number `number` was told to end: its end is none to look
+        after, and hurries nobody."""
+        self._ending.add(self._files[number])
+
+    def allow_put(self) -> None:
+        """From now on `put` may wake whoever waits in `get`, as torch does with its pin thread."""
+        wakes, self._waker = Pipe(duplex=False)
+        self._connections[wakes.fileno()] = wakes
+        self._poll.register(wakes.fileno(), select.POLLIN)
+
+    def put(self, item: Any) -> None:
+        """An item of the trainer's own; from any thread."""
+        assert self._waker is not None
+        self._put.append(item)
+        self._waker.send_bytes(b"")
 
     def get(self, timeout: float | None = None) -> Any:
         """The next result of any worker; `queue.Empty` after `timeout` seconds, or soon where a
@@ -127,10 +151,17 @@ class ResultQueue:
                 raise queue.Empty
             file = self._ready.popleft()
             try:
-                return self._received(file)
-            except (EOFError, ConnectionResetError):
+                data = self._connections[file].recv_bytes()
+                if file not in self._mappings:
+                    return self._put.popleft()
+                message, slabs = self._opened(file, data)
+            except (EOFError, OSError) as error:
+                if not _is_end(error):
+                    raise
                 self._forget(file)
-                self._is_missing_one = True
+                self._is_missing_one |= file not in self._ending
+                continue
+            return unpack(message, slabs, self._mappings[file])
 
     def close(self) -> None:
         """Stop receiving: workers that still send are let go."""
@@ -138,6 +169,8 @@ class ResultQueue:
             connection.close()
         self._connections.clear()
         self._ready.clear()
+        if self._waker is not None:
+            self._waker.close()
 
     def cancel_join_thread(self) -> None:
         """There is no thread to wait for."""
@@ -149,9 +182,9 @@ class ResultQueue:
         found = self._poll.poll(None if seconds is None else seconds * 1000)
         self._ready.extend(file for file, _ in found)
 
-    def _received(self, file: int) -> Any:
+    def _opened(self, file: int, data: bytes) -> tuple[bytes, list[int]]:
+        """What a worker packed, and the slabs that it refers to."""
         connection, mappings = self._connections[file], self._mappings[file]
-        data = connection.recv_bytes()
         num_new, num_gone, num_used = _COUNTS.unpack_from(data)
         place = _COUNTS.size
         for _ in range(num_new):
@@ -161,17 +194,28 @@ class ResultQueue:
         end = place + _NUMBER.size * (num_gone + num_used)
         numbers = [number for (number,) in _NUMBER.iter_unpack(data[place:end])]
         mappings.drop(numbers[:num_gone])
-        return unpack(data[end:], numbers[num_gone:], mappings)
+        return data[end:], numbers[num_gone:]
 
     def _forget(self, file: int) -> None:
         self._poll.unregister(file)
         self._connections.pop(file).close()
 
 
+def _is_end(error: Exception) -> bool:
+    """Whether the other end was closed; in the middle of a message that is an `OSError` of
+    multiprocessing's own, without a number."""
+    return isinstance(error, EOFError | ConnectionResetError) or (
+        isinstance(error, OSError) and error.errno is None
+    )
+
+
 def receive_descriptor(connection: Connection) -> int:
-    """What `reduction.send_handle` sent from the other end; `EOFError` where that has gone."""
+    """What `reduction.send_handle` sent from the other end; `EOFError` where that has gone,
+    `OSError` where this process may open no more files: the kernel drops it then."""
     with socket.socket(fileno=os.dup(connection.fileno())) as line:
-        _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+        _, descriptors, flags, _ = socket.recv_fds(line, 1, 1)
+    if flags & socket.MSG_CTRUNC:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if not descriptors:
         raise EOFError("the other end was closed before the descriptor came")
     return descriptors[0]

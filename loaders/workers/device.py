@@ -6,6 +6,7 @@ batch travel in one page-locked slot and one copy; the thread that trains never 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -36,6 +37,34 @@ def delivery_for(device: str | None) -> SlotDelivery | None:
     raise PipelineError(f"device {device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
 
 
+class Mover:
+    """The thread that takes batches from `inner` and sends them."""
+
+    def __init__(self, inner: Any, delivery: SlotDelivery, ahead: queue.Queue[Any]) -> None:
+        self._ahead = ahead
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=_move,
+            args=(inner, delivery, ahead, self._stop),
+            name="iopipe-to-device",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """It ends after the batch that it waits for."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Stop it and wait until it is through with `inner`; whoever still asks is told so."""
+        self.stop()
+        self._thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ahead.get_nowait()
+        self._ahead.put(PipelineError("the loader was closed, or is gone through anew"))
+
+
 class DeviceIter:
     """An iterator over batches on the device; a thread of its own keeps some ahead."""
 
@@ -55,16 +84,9 @@ class DeviceIter:
         self._progress = progress
         self._meter = meter
         self._ahead: queue.Queue[Any] = queue.Queue(_NUM_AHEAD)
-        self._stop = threading.Event()
         self._is_over = False
-        self._thread = threading.Thread(
-            target=_move,
-            args=(inner, delivery, self._ahead, self._stop),
-            name="iopipe-to-device",
-            daemon=True,
-        )
-        self._thread.start()
-        weakref.finalize(self, self._stop.set)
+        self.mover = Mover(inner, delivery, self._ahead)
+        weakref.finalize(self, self.mover.stop)
 
     def __iter__(self) -> DeviceIter:
         return self

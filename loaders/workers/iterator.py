@@ -88,7 +88,7 @@ class SerialIter(Counted, torch_dataloader._SingleProcessDataLoaderIter):
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
         self.progress, self.meter, self.on_batch = loader.progress, loader.running_meter, None
-        self._index_sampler = Skipping(self._index_sampler, loader.progress)
+        self._index_sampler = _skipping(self, loader)
         self._sampler_iter = iter(self._index_sampler)
 
     def _next_data(self) -> Any:
@@ -112,7 +112,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         if self._knobs is not None:
             self._prefetch_factor, self._num_active = self._knobs.wanted
             self._num_workers = max(self._num_workers, self._num_active)
-        self._index_sampler = Skipping(self._index_sampler, loader.progress)
+        self._index_sampler = _skipping(self, loader)
         self._worker_init_fn = loader.worker_init_fn
         if isinstance(self._dataset, IterDataPipe | MapDataPipe):
             self._worker_init_fn = functools.partial(
@@ -231,6 +231,8 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         if not self._pin_memory:
             self._data_queue = self._worker_result_queue
             return
+        if isinstance(self._worker_result_queue, ResultQueue):
+            self._worker_result_queue.allow_put()
         self._pin_memory_thread_done_event = threading.Event()
         self._data_queue = queue.Queue()
         self._pin_memory_thread = threading.Thread(
@@ -284,6 +286,8 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             return
         self._ahead = None
         self._begin_epoch(self.progress.epoch)
+        if not self.progress.is_resumed:
+            self.progress.draws_seed = first_iter
         super()._reset(loader, first_iter)
 
     def _takes_up_ahead(self) -> bool:
@@ -340,12 +344,27 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
                 raise RuntimeError(f"{error}; {causes}" if causes else str(error)) from error
             raise
 
+    def _mark_worker_as_unavailable(self, worker_id: int, shutdown: bool = False) -> None:
+        if isinstance(self._worker_result_queue, ResultQueue):
+            self._worker_result_queue.let_go(worker_id)
+        super()._mark_worker_as_unavailable(worker_id, shutdown)  # type: ignore[no-untyped-call]
+
     def _shutdown_workers(self) -> None:
         if not self._shutdown and hasattr(self, "_worker_result_queue") and not self._pin_memory:
             self._worker_result_queue.close()  # who still sends is let go
         if self._life is not None:
             self._life.close()
         super()._shutdown_workers()
+
+
+def _skipping(iterator: Any, loader: DataLoader[Any]) -> Skipping:
+    """In the place of the sampler, of which torch has asked for an iterator already."""
+    return Skipping(
+        iterator._index_sampler,
+        loader.progress,
+        begun=iterator._sampler_iter,
+        generator=loader.generator,
+    )
 
 
 def _work(

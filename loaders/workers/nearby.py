@@ -93,8 +93,13 @@ def bind_worker(binding: Binding | None, number: int) -> None:
     """Bind this process to worker `number`'s CPUs, and its memory to their node."""
     if binding is None:
         return
-    for problem in apply_binding(binding, worker=number).problems:
+    for problem in apply_binding(binding, worker=_place(binding, number)).problems:
         _log.warning("worker %d is not bound as planned: %s", number, problem)
+
+
+def _place(binding: Binding, number: int) -> int:
+    """Workers that come later than planned, as a tuner adds them, share the places."""
+    return number % len(binding.worker_cpus)
 
 
 def bind_thread(binding: Binding | None, number: int) -> None:
@@ -102,7 +107,7 @@ def bind_thread(binding: Binding | None, number: int) -> None:
     if binding is None:
         return
     try:
-        os.sched_setaffinity(0, binding.worker_cpus[number])
+        os.sched_setaffinity(0, binding.worker_cpus[_place(binding, number)])
     except OSError as error:
         _log.warning("worker thread %d is not bound: %s", number, error.strerror)
 

@@ -138,7 +138,9 @@ class _Worker:
         answer = self._answer(request)
         try:
             self._results.put(answer)
-        except Exception as error:  # something in it cannot be pickled; nothing was sent
+        except OSError:
+            raise
+        except Exception as error:  # nothing was sent: something in it cannot be
             self._results.put(_failed(error))
         return True
 

@@ -34,6 +34,12 @@ class EpochProgress:
     is_resumed: bool = False
     num_skipped: int = 0
     """Batches that an earlier run was given."""
+    num_workers: int = 0
+    """Of the loader that began the epoch: with some, torch asks the sampler for an iterator
+    twice when workers are started, and uses the second one."""
+    draws_seed: bool = True
+    """Whether torch drew a base seed when the epoch began; it does when workers are started,
+    not when those that are there go on."""
 
 
 class OrderSampler(DistributedSampler[int]):
@@ -82,16 +88,32 @@ class OrderSampler(DistributedSampler[int]):
 class Skipping:
     """An index sampler, from the batch on at which `progress` enters the epoch."""
 
-    def __init__(self, inner: Any, progress: EpochProgress) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        progress: EpochProgress,
+        *,
+        begun: Iterator[Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """`begun` is the iterator of `inner` that torch asked for before it drew its base seed,
+        where it did; `generator` what it drew that from."""
         self.inner = inner
         self.progress = progress
+        self._begun = begun
+        self._generator = generator
 
     def __iter__(self) -> Iterator[Any]:
-        num_skipped = self.progress.num_skipped
+        begun, self._begun = self._begun, None
+        progress = self.progress
         is_ours = isinstance(getattr(self.inner, "sampler", self.inner), OrderSampler)
-        if not self.progress.is_resumed and not is_ours:
-            return iter(self.inner)
-        indices = iter_from(self.inner, num_skipped) if num_skipped else iter(self.inner)
+        if progress.is_resumed:
+            whole = self._as_it_was(begun)
+        else:
+            whole = begun if begun is not None and not progress.num_workers else iter(self.inner)
+            if not is_ours:
+                return whole
+        indices = iter_from(self.inner, progress.num_skipped, whole=whole)
         # Drawn now: a sampler may draw its seed with its first index, and frameworks tell ours
         # of an epoch after they have asked for the iterator of another.
         first = list(islice(indices, 1))
@@ -100,9 +122,38 @@ class Skipping:
     def __len__(self) -> int:
         return len(self.inner)
 
+    def _as_it_was(self, begun: Iterator[Any] | None) -> Iterator[Any]:
+        """The iterator of a resumed epoch, after the draws with which that epoch began."""
+        progress = self.progress
+        if not progress.draws_seed:
+            if begun is not None:  # a seed was drawn since
+                self._rewind()
+            return iter(self.inner)
+        if begun is None:  # the workers are there already, and no seed was drawn
+            begun = iter(self.inner)
+            torch.empty((), dtype=torch.int64).random_(generator=self._generator)
+        return iter(self.inner) if progress.num_workers else begun
 
-def iter_from(sampler: Any, num_skipped: int) -> Iterator[Any]:
-    """`sampler` without its first `num_skipped` items, at once where it can be computed."""
+    def _rewind(self) -> None:
+        rng = self.progress.rng
+        assert rng is not None
+        if self._generator is None:
+            torch.set_rng_state(rng)
+        else:
+            self._generator.set_state(rng)
+        for place in (self.inner, getattr(self.inner, "sampler", None)):
+            if hasattr(place, "load_state_dict") and self.progress.sampler is not None:
+                place.load_state_dict(self.progress.sampler)
+                return
+
+
+def iter_from(
+    sampler: Any, num_skipped: int, *, whole: Iterator[Any] | None = None
+) -> Iterator[Any]:
+    """`sampler` without its first `num_skipped` items, at once where it can be computed, else by
+    going through `whole`, an iterator of it."""
+    if not num_skipped and whole is not None:
+        return whole
     if hasattr(sampler, "iter_from"):
         found: Iterator[Any] = sampler.iter_from(num_skipped)
         return found
@@ -111,7 +162,7 @@ def iter_from(sampler: Any, num_skipped: int) -> Iterator[Any]:
     if type(sampler) is BatchSampler:
         rest = _Rest(sampler.sampler, num_skipped * sampler.batch_size)
         return iter(BatchSampler(rest, sampler.batch_size, sampler.drop_last))
-    return islice(iter(sampler), num_skipped, None)
+    return islice(iter(sampler) if whole is None else whole, num_skipped, None)
 
 
 @dataclass(frozen=True, slots=True)

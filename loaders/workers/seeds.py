@@ -6,6 +6,7 @@ sample follows from (seed, epoch, index), whichever worker asks and whatever it 
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from typing import Any
@@ -17,6 +18,7 @@ from iopipe.draws import generator
 from iopipe.errors import PipelineError
 
 _here = threading.local()
+_OWN = ("inner", "seed", "epoch", "seeds_globals")
 
 
 class SeededDataset:
@@ -37,6 +39,19 @@ class SeededDataset:
         if name == "inner":  # while it is unpickled
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What a program or a `worker_init_fn` sets is the dataset's."""
+        if name in _OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
+
+    def __copy__(self) -> SeededDataset:
+        """With a copy of the dataset: each worker thread has its own."""
+        copied = SeededDataset(copy.copy(self.inner), self.seed, seeds_globals=self.seeds_globals)
+        copied.epoch = self.epoch
+        return copied
 
     def __len__(self) -> int:
         return len(self.inner)

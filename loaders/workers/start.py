@@ -28,7 +28,7 @@ def start_method() -> str:
     if danger is None:
         return "fork"
     if not _is_guarded():
-        _log.info("workers are forked although %s: the main script has no __main__ guard", danger)
+        _log.info("workers are forked although %s: they could not import the main script", danger)
         return "fork"
     _load_once()
     return "forkserver"
@@ -56,16 +56,18 @@ def _danger() -> str | None:
 
 
 def _is_guarded() -> bool:
-    """Whether the main script, if there is one, can be run again by a worker: it has code that
-    asks for `__name__`."""
+    """Whether a worker that is not forked can import the main script, and finds there what it
+    defines: it has a condition that asks for `__name__`."""
     main = sys.modules.get("__main__")
-    if getattr(main, "__spec__", None) is not None:
-        return True  # python -m: imported under its own name
+    if str(getattr(getattr(main, "__spec__", None), "name", "")).endswith(".__main__"):
+        return True  # python -m of a package: workers leave it alone
     path = getattr(main, "__file__", None)
     if path is None or not Path(path).exists():
-        return True  # typed in, or -c: workers do not run it
+        return False  # typed in, a notebook, or -c: there is nothing to import
     try:
         tree = ast.parse(Path(path).read_bytes())
     except SyntaxError:
         return False
-    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(tree))
+    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If)]
+    names = [name for test in tests for name in ast.walk(test) if isinstance(name, ast.Name)]
+    return any(name.id == "__name__" for name in names)

@@ -117,6 +117,21 @@ class UnevenStream(IterableDataset[Any]):
             yield 100 * info.id + number
 
 
+class LaterStream(IterableDataset[Any]):
+    """The first worker has nothing; each sample of the others takes a while."""
+
+    def __init__(self, num: int, seconds: float) -> None:
+        self.num = num
+        self.seconds = seconds
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        assert info is not None
+        for number in range(self.num * (info.id > 0)):
+            time.sleep(self.seconds)
+            yield number
+
+
 class Sleepy(Numbers):
     def __init__(self, num: int, slow: int, seconds: float) -> None:
         super().__init__(num)
@@ -196,6 +211,10 @@ class Augmented(Numbers):
 
 def negated(batch: list[Any]) -> Any:
     return [-item for item in batch]
+
+
+def nothing(_: Any) -> None:
+    return None
 
 
 def first_clone(batch: list[Any]) -> Any:

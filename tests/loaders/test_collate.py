@@ -70,6 +70,22 @@ def test_every_tensor_is_aligned_and_inside_the_payload() -> None:
     assert packed.num_bytes == ends[-1]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [1, 2, 0.5, 4],
+        [True, 7, False, True],
+        [np.float32(1), np.float64(0.1), np.float32(3), np.float32(4)],
+        [np.uint8(9), np.int16(-3), np.uint8(200), np.uint8(1)],
+    ],
+)
+def test_where_a_batch_is_cut_does_not_show_in_its_type(rows: list[Any], cut: int) -> None:
+    whole = _collated(_samples({"x": rows}))["x"]
+    ours = _collated(_samples({"x": rows[:cut]}), _samples({"x": rows[cut:]}))["x"]
+    assert ours.dtype == whole.dtype and torch.equal(ours, whole)
+
+
 def test_rows_of_different_shapes_are_refused_with_the_fix() -> None:
     images: Column = [np.zeros((2, 3, 3)), np.zeros((4, 3, 3))]
     with pytest.raises(PipelineError, match=r"decode\(size=...\)"):

@@ -76,6 +76,11 @@ def test_the_command_tells_shuffles_apart(capsys: pytest.CaptureFixture[str]) ->
     assert "blocks of 42" in capsys.readouterr().out
 
 
+def test_batches_of_nothing_have_no_mix() -> None:
+    with pytest.raises(PipelineError, match="batch size is 0"):
+        compare_shuffles(numbers(5), batch_size=0)
+
+
 def test_one_sample_has_no_order() -> None:
     with pytest.raises(PipelineError, match="1 samples have no order"):
         compare_shuffles(numbers(1))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, Generic
 
 import pytest
 import torch
 from fakes import loaded as data
-from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 import iopipe
 
@@ -235,6 +242,39 @@ def test_the_order_is_torchs_for_the_same_generator(make: Make, num_workers: int
     assert shuffled(make) == expected and expected[0] != expected[1]
 
 
+class Asked(Sampler[int]):
+    """Draws when it is asked for an iterator, and counts."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.num_asked += 1
+        return iter([self.num_asked, *torch.randperm(8).tolist()])
+
+    def __len__(self) -> int:
+        return 9
+
+
+@pytest.mark.parametrize("persistent_workers", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sampler_is_asked_as_often_as_torch_asks(
+    make: Make, num_workers: int, persistent_workers: bool
+) -> None:
+    def epochs(kind: Make) -> list[list[int]]:
+        torch.manual_seed(5)
+        loader = kind(
+            data.Numbers(9),
+            batch_size=None,
+            sampler=Asked(),
+            num_workers=num_workers,
+            persistent_workers=persistent_workers and num_workers > 0,
+        )
+        return [[int(item) for item in loader] for _ in range(3)]
+
+    assert epochs(make) == epochs(torch.utils.data.DataLoader)
+
+
 def test_workers_draw_what_torchs_draw(make_processes: Make) -> None:
     def drawn(kind: Make) -> list[Any]:
         generator = torch.Generator().manual_seed(5)
@@ -284,6 +324,12 @@ def test_time_outs(make: Make) -> None:
     loader = make(data.Sleepy(4, slow=1, seconds=2.0), num_workers=1, timeout=1)
     with pytest.raises(RuntimeError, match="DataLoader timed out after 1 seconds"):
         list(loader)
+
+
+def test_a_worker_that_ends_leaves_the_others_their_time(make: Make) -> None:
+    """The time-out is that of a batch, also once the shorter stream is through."""
+    loader = make(data.LaterStream(3, seconds=0.2), num_workers=2, timeout=60)
+    assert sorted(flat(loader)) == [0, 1, 2]
 
 
 # ---- iterable datasets -------------------------------------------------------------------
@@ -336,3 +382,34 @@ def test_pinning_without_a_device_is_off_with_a_warning(make: Make) -> None:
         loader = make(dataset, pin_memory=True, num_workers=num_workers)
         with pytest.warns(UserWarning, match="no accelerator is found"):
             assert len(list(loader)) == 4
+
+
+@pytest.mark.parametrize("persistent_workers", [False, True])
+def test_the_thread_that_pins_ends_with_its_iterator(
+    make: Make, persistent_workers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator that does nothing."""
+    accelerator = torch.accelerator
+    monkeypatch.setattr(accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerator, "current_accelerator", lambda: SimpleNamespace(type="none"))
+    monkeypatch.setattr(accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(accelerator, "set_device_index", lambda index: None)
+    pinned = []
+    pin_memory = torch.utils.data._utils.pin_memory
+    monkeypatch.setattr(pin_memory, "pin_memory", lambda batch, _: pinned.append(batch) or batch)
+    loader = make(
+        data.Numbers(6), num_workers=2, pin_memory=True, persistent_workers=persistent_workers
+    )
+    for _ in range(2):
+        iterator = iter(loader)
+        thread = iterator._pin_memory_thread
+        assert [int(batch) for batch in iterator] == [*range(6)]
+    assert sum(isinstance(batch, torch.Tensor) for batch in pinned) == 12
+    if persistent_workers:
+        iterator._shutdown_workers()
+    assert not thread.is_alive()
+    iterator = iter(make(data.Numbers(600), num_workers=2, pin_memory=True))
+    next(iterator)
+    thread = iterator._pin_memory_thread
+    iterator._shutdown_workers()
+    assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -64,10 +65,44 @@ def test_errors_come_after_the_batches_before_them() -> None:
 def test_an_iterator_that_is_dropped_stops_its_thread() -> None:
     iterator, _, _ = moved(iopipe.DataLoader(data.Numbers(1000)))
     next(iterator)
-    thread = iterator._thread
+    thread = iterator.mover._thread
     del iterator
     thread.join(10)
     assert not thread.is_alive()
+
+
+class Gated(data.Numbers):
+    """Sample 3 is not there before the gate is open."""
+
+    gate = threading.Event()
+
+    def __getitem__(self, index: int) -> int:
+        assert index != 3 or self.gate.wait(60)
+        return index
+
+
+def test_persistent_workers_are_asked_by_one_iteration_at_a_time() -> None:
+    """Though the one that was left early still waits for a batch."""
+    Gated.gate.clear()
+    loader: Any = iopipe.DataLoader(
+        Gated(8), num_workers=1, persistent_workers=True, worker_mode="thread"
+    )
+    link = FakeLink()
+    loader._delivery = SlotDelivery(link)
+    for left_by in (next, lambda iterator: [next(iterator), next(iterator)]):
+        left = iter(loader)
+        left_by(left)
+        timer = threading.Timer(0.1, Gated.gate.set)
+        timer.start()
+        found = []
+        for batch in loader:
+            link.finish()
+            found.append(int(batch))
+        assert found == [*range(8)]
+        with pytest.raises(iopipe.PipelineError, match="gone through anew"):
+            next(left)
+        timer.join()
+    loader.close()
 
 
 @pytest.mark.gpu

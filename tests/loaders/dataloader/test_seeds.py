@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from fakes import loaded as data
 
 import iopipe
+
+Make = Callable[..., Any]
 
 
 def drawn(**options: Any) -> dict[int, float]:
@@ -57,3 +61,28 @@ def test_ranks_share_a_seeded_shuffle(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(loader) == 2
         seen += [int(item) for batch in loader for item in batch]
     assert sorted(seen) == [*range(20)]
+
+
+class OwnState(data.Numbers):
+    """Sample i is what the program, or a `worker_init_fn`, has set."""
+
+    mark = -1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.mark, self.num
+
+
+def _mark(worker_id: int) -> None:
+    info = torch.utils.data.get_worker_info()
+    assert info is not None
+    info.dataset.mark = worker_id  # type: ignore[attr-defined]
+
+
+def test_what_is_set_on_a_seeded_dataset_is_the_datasets(ours: Make) -> None:
+    dataset = OwnState(4)
+    loader = ours(dataset, seed=1, num_workers=2, worker_init_fn=_mark)
+    loader.dataset.num = 6
+    assert dataset.num == 6 and len(loader.dataset) == 6
+    found = [(int(mark), int(num)) for mark, num in loader]
+    assert found == [(0, 6), (1, 6)] * 3
+    assert dataset.mark == -1  # each worker has a copy

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import loaded as data
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, Sampler
 
 import iopipe
 from iopipe import OrderSampler, StateError
@@ -134,6 +134,80 @@ def test_streams_go_on_by_going_through_again(ours: Make, num_workers: int) -> N
         iter(short)
 
 
+class Eager(Sampler[int]):
+    """Draws its order when it is asked for an iterator, not with the first index."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(20).tolist())
+
+    def __len__(self) -> int:
+        return 20
+
+
+class EagerBatches(Eager):
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(20).view(5, 4).tolist())
+
+
+HOW: dict[str, dict[str, Any]] = {
+    "no workers": {"num_workers": 0},
+    "workers": {"num_workers": 2},
+    "workers that stay": {"num_workers": 2, "persistent_workers": True},
+}
+ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "drawn late": lambda: {"shuffle": True, "batch_size": 4},
+    "drawn at once": lambda: {"batch_sampler": EagerBatches()},
+    "drawn at once, no batches": lambda: {"sampler": Eager(), "batch_size": None},
+    "own generator": lambda: {
+        "shuffle": True,
+        "batch_size": 4,
+        "generator": torch.Generator().manual_seed(3),
+    },
+}
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("then", list(HOW))
+@pytest.mark.parametrize("now", list(HOW))
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_orders_that_are_drawn_go_on(epoch: int, now: str, then: str, order: str) -> None:
+    """Whenever torch draws its base seed: with workers that stay, in the first epoch only."""
+    torch.manual_seed(6)
+    first: Any = iopipe.DataLoader(
+        data.Numbers(20), worker_mode="thread", **HOW[then], **ORDERS[order]()
+    )
+    for _ in range(epoch):
+        items(first)
+    iterator = iter(first)
+    seen = items(iterator, 2)
+    state = through_json(first.state_dict())
+    rest = items(iterator)
+    assert len({str(item) for item in seen + rest}) in (5, 20)
+    second: Any = iopipe.DataLoader(
+        data.Numbers(20), worker_mode="thread", **HOW[now], **ORDERS[order]()
+    )
+    torch.manual_seed(77)
+    for _ in range(2):  # by workers that begin, and by those that are there
+        second.load_state_dict(state)
+        iterator = iter(second)
+        assert items(iterator, 1) == rest[:1]
+        again = through_json(second.state_dict())
+        assert items(iterator) == rest[1:]
+    second.load_state_dict(again)
+    assert items(second) == rest[1:]
+    first.close()
+    second.close()
+
+
+def test_a_batch_may_be_none() -> None:
+    first = iopipe.DataLoader(data.Stream(5), batch_size=None, collate_fn=data.nothing)
+    iterator = iter(first)
+    items(iterator, 3)
+    second = iopipe.DataLoader(data.Stream(5), batch_size=None, collate_fn=data.nothing)
+    second.load_state_dict(first.state_dict())
+    assert items(second) == [None, None]
+
+
 def test_samplers_with_a_state_of_their_own(ours: Make) -> None:
     class Rotating(RandomSampler):
         def __init__(self) -> None:
@@ -169,12 +243,21 @@ def test_samplers_with_a_state_of_their_own(ours: Make) -> None:
         ({"batch_size": 9}, "batch_size is 9, this loader has 3"),
         ({"kind": "iterable"}, "kind is 'iterable'"),
         ({"num_yielded": -1}, r"state\['num_yielded'\] is -1"),
+        ({"num_workers": None}, r"state\['num_workers'\] is None"),
     ],
 )
 def test_states_that_do_not_fit_say_what_differs(change: dict[str, Any], said: str) -> None:
     loader = iopipe.DataLoader(data.Numbers(9), batch_size=3)
     with pytest.raises(StateError, match=said):
         loader.load_state_dict({**loader.state_dict(), **change})
+
+
+def test_half_a_state_is_none() -> None:
+    loader = iopipe.DataLoader(data.Numbers(9), batch_size=3)
+    state = loader.state_dict()
+    del state["rng"], state["finished"]
+    with pytest.raises(StateError, match="the state lacks finished, rng"):
+        loader.load_state_dict(state)
 
 
 def test_a_huge_epoch_is_entered_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -116,15 +117,46 @@ def test_what_cannot_be_sent_is_forked_all_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("text", "guarded"),
-    [("if __name__ == '__main__':\n    pass\n", True), ("print(1)\n", False), ("x = (\n", False)],
+    [
+        ("if __name__ == '__main__':\n    pass\n", True),
+        ("def main(): pass\nif '__main__' == __name__ and 1:\n    main()\n", True),
+        ("print(1)\n", False),
+        ("import logging\nlog = logging.getLogger(__name__)\n", False),
+        ("x = (\n", False),
+    ],
 )
+@pytest.mark.parametrize("name", [None, "train"])  # python train.py, python -m train
 def test_guarded_scripts(
-    text: str, guarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, guarded: bool, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "main.py"
     script.write_text(text)
     main = type(sys)("__main__")
     main.__file__ = os.fspath(script)
-    main.__spec__ = None
+    main.__spec__ = None if name is None else SimpleNamespace(name=name)  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "__main__", main)
     assert start._is_guarded() == guarded
+    main.__spec__ = SimpleNamespace(name="package.__main__")  # type: ignore[assignment]
+    assert start._is_guarded()
+
+
+def test_what_is_typed_in_is_forked() -> None:
+    """As in a notebook, where threads run always, and workers could not import a cell."""
+    package = Path(iopipe.__file__).parents[1]
+    script = f"""if True:
+        import sys, threading
+        sys.path.insert(0, {os.fspath(package)!r})
+        import iopipe
+        class Cell:
+            def __len__(self): return 3
+            def __getitem__(self, index): return index
+        done = threading.Event()
+        thread = threading.Thread(target=done.wait)
+        thread.start()
+        print([int(item) for item in iopipe.DataLoader(Cell(), num_workers=1)])
+        done.set()
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout.split("\n")[0] == "[0, 1, 2]", found.stderr

@@ -89,6 +89,22 @@ def test_ranks_of_one_node_share_its_cpus_out(
     assert seen == [{4, 5}, {6, 7}]
 
 
+def test_workers_that_come_later_share_the_places_of_those_before(machine: FakeMachine) -> None:
+    """As a tuner adds them: there is a place for each that was planned."""
+    binding = nearby.binding_for("auto", device="cuda", num_workers=1)
+    found: list[set[int]] = []
+
+    def bound(number: int) -> None:
+        nearby.bind_thread(binding, number)
+        found.append(os.sched_getaffinity(0))
+
+    for number in (0, 1, 7):
+        thread = threading.Thread(target=bound, args=(number,))
+        thread.start()
+        thread.join()
+    assert found == [{1}] * 3
+
+
 def _with_its_cpus(sample: dict[str, Any]) -> dict[str, Any]:
     return {"cpus": np.array(sorted(os.sched_getaffinity(0))[:1]), "pid": os.getpid()}
 

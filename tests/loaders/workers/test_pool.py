@@ -26,7 +26,7 @@ from fakes.processes import alive_since, children
 from fakes.source import FakeToolkit, numbers
 
 import iopipe
-from iopipe import DataError, Pipeline, PipelineError
+from iopipe import DataError, Pipeline, PipelineError, WorkerError
 from iopipe.edge import Closed
 from iopipe.loaders.workers import pool
 
@@ -238,12 +238,24 @@ def test_an_error_that_cannot_be_sent_is_told_in_words(images: Path) -> None:
         delivered(read(images).map(mapped.unsendable).batch(4).workers(1))
 
 
+def test_an_error_of_a_function_is_no_death(images: Path) -> None:
+    with pytest.raises(EOFError, match="no data left in file") as caught:
+        delivered(read(images).map(mapped.cut_short).batch(4).workers(1))
+    assert any("mapped.py" in note for note in caught.value.__notes__)
+
+
+def test_what_cannot_be_sent_back_is_named(images: Path) -> None:
+    with pytest.raises(Exception, match="lambda") as caught:
+        delivered(read(images).map(mapped.no_column).batch(4).workers(1))
+    assert not isinstance(caught.value, WorkerError)
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [(mapped.kills_itself, "SIGKILL"), (mapped.exits, "exit code 3")],
 )
 def test_a_dead_worker_is_an_error(images: Path, function: Any, said: str) -> None:
-    with pytest.raises(PipelineError, match="a worker process died") as caught:
+    with pytest.raises(WorkerError, match="a worker process died") as caught:
         delivered(read(images).map(function).batch(4).workers(2))
     assert said in str(caught.value)
 
