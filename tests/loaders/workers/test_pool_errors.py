@@ -10,7 +10,7 @@ from fakes import mapped
 from fakes.processes import alive_since, children
 from fakes.source import NumberSource, numbers
 
-from iopipe import MemoryStore, PipelineError
+from iopipe import MemoryStore, WorkerError
 from iopipe.loaders.workers import pool
 from iopipe.loaders.workers.program import Program
 from iopipe.mapping import map_stage
@@ -48,6 +48,6 @@ def test_a_channel_whose_worker_is_gone_says_so_again() -> None:
     program = Program(source=NumberSource(4), open_store=MemoryStore, stages=(stage,), seed=0)
     workers = pool.WorkerPool(program, num_workers=1)
     for _ in range(2):
-        with pytest.raises(PipelineError, match=r"a worker process died.*exit code 3"):
+        with pytest.raises(WorkerError, match=r"a worker process died.*exit code 3"):
             workers.apply(Samples(ids=np.arange(2), keys=["", ""], columns={}))
     workers.close()
