@@ -7,6 +7,9 @@ frames that it is told and nothing else.  Resizing is ours on both devices, as f
 On the CPU DALI has FFmpeg's decoders of VP8, VP9 and Motion JPEG, on a GPU those and H.264, H.265,
 AV1 and MPEG-4 (NVDEC).  What is known to be missing is said with the video's codec.
 
+The CPU's frames become RGB by ITU-R BT.601, whatever the file says of its colours, with the range
+that it says; chroma is interpolated bilinearly.  The GPU converts by a kernel of DALI's own.
+
 DALI fails a batch without saying which video it was, so that batch is decoded again, video by
 video.  It sees what keeps it from decoding a frame; bits that changed within one may go unseen, as
 with every such decoder: checksums (`iopipe verify`) find those.
@@ -92,12 +95,14 @@ class VideosOnDevice:
     def _decode(
         self, wanted: WantedClips, frames: _Frames, packed: torch.Tensor, work: Work
     ) -> None:
-        stream = ctypes.c_void_p(work.stream.cuda_stream)
-
         def take(rows: Sequence[int], clips: Any) -> None:
             """Densely, in the order of the rows, which is that of the packed buffer."""
             begin = int(frames.offsets[rows[0] * self._clip.num_frames])
             target = ctypes.c_void_p(packed.data_ptr() + begin)
+            if work.stream is None:
+                clips.copy_to_external(target)
+                return
+            stream = ctypes.c_void_p(work.stream.cuda_stream)
             clips.copy_to_external(target, stream, non_blocking=True, use_copy_kernel=True)
 
         self._graphs.decode(wanted, take, work.stream)

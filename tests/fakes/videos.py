@@ -6,14 +6,15 @@ Each frame shows its number, as bright and dark squares, below a smooth stretch 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import av
 import numpy as np
+import torch
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 """[frames, height, width, 3]"""
+Plane = np.ndarray[Any, np.dtype[np.float64]]
 
 HEIGHT, WIDTH = 48, 64
 _SQUARE = 8
@@ -86,15 +87,37 @@ def hidden(content: bytes, number: int) -> bytes:
     return raw.getvalue()
 
 
-def by_ffmpeg(content: bytes) -> Frames:
-    """All frames."""
+def by_ffmpeg(content: bytes) -> Plane:
+    """All frames as FFmpeg decodes them, turned from Y'CbCr into RGB by exact arithmetic: ITU-R
+    BT.601, and chroma between its samples, which lie in the middle of four pixels, bilinear."""
     with av.open(io.BytesIO(content)) as file:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+        return np.stack([_as_rgb(frame) for frame in file.decode(video=0)])
+
+
+def _as_rgb(frame: av.VideoFrame) -> Plane:
+    luma, *chroma = (_plane(plane) for plane in frame.planes)
+    blue, red = (_stretched(plane, luma.shape) - 128 for plane in chroma)
+    if not frame.format.name.startswith("yuvj"):  # else it has the whole range already
+        luma, blue, red = (luma - 16) * 255 / 219, blue * 255 / 224, red * 255 / 224
+    green = luma - (0.114 * 1.772 * blue + 0.299 * 1.402 * red) / 0.587
+    return np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1).clip(0, 255)
+
+
+def _plane(plane: Any) -> Plane:
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width].astype(np.float64)
+
+
+def _stretched(plane: Plane, shape: tuple[int, ...]) -> Plane:
+    """To the whole of luma, also where that has an odd side and the ratio is not quite 2: so does
+    FFmpeg's own scaler."""
+    planes = torch.from_numpy(plane)[None, None]
+    return torch.nn.functional.interpolate(planes, shape, mode="bilinear")[0, 0].numpy()
 
 
 def numbers_of(frames: Frames) -> list[int]:
-    """What the frames show, of a video of the usual size."""
-    row = HEIGHT - _SQUARE // 2
+    """What the frames show, of a video as it is stored."""
+    row = frames.shape[1] - _SQUARE // 2
     columns = [_SQUARE * bit + _SQUARE // 2 for bit in range(_NUM_BITS)]
     return [
         sum(int(frame[row, column].mean() > 128) << bit for bit, column in enumerate(columns))
@@ -136,7 +159,7 @@ def _frame(number: int, height: int, width: int) -> Frames:
 
 
 def _silence(number: int) -> av.AudioFrame:
-    samples: Sequence[Any] | Any = np.zeros((1, 2 * 4800), np.int16)
+    samples = np.zeros((1, 2 * 4800), np.int16)
     frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
     frame.sample_rate, frame.pts = 48000, 4800 * number
     return frame
