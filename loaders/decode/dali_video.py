@@ -29,7 +29,7 @@ import torch
 
 from iopipe.errors import DataError
 from iopipe.loaders.decode.clips import WantedClips, what_is_wanted
-from iopipe.loaders.decode.dali_graph import Failed, Graph, built, library
+from iopipe.loaders.decode.dali_graph import Failed, Feeds, Graph, built, library
 from iopipe.loaders.decode.on_device import CHANNELS, DeviceRows, Work, finish
 from iopipe.loaders.decode.resize import crop_and_resize
 from iopipe.loaders.decode.tracks import EncodedVideo
@@ -77,7 +77,7 @@ class VideosOnDevice:
         self._graphs = _VideoGraphs(options.clip, device, num_threads)
         self._local = threading.local()
 
-    def __call__(self, _: str, column: Column, samples: Samples) -> Column:
+    def __call__(self, name: str, column: Column, samples: Samples) -> Column:
         wanted = what_is_wanted(column, samples, self._options)
         frames = _Frames(wanted, self._clip.num_frames)
         work = self._work()
@@ -86,7 +86,7 @@ class VideosOnDevice:
             self._decode(wanted, frames, packed, work)
             rows = finish(work, packed, frames, frames.mirrored, self._options)
         work.wait()
-        made = rows.unflatten(0, (len(wanted), self._clip.num_frames))
+        made = rows.view(len(wanted), self._clip.num_frames, *rows.shape[1:])
         return DeviceRows(made)  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class _VideoGraphs:
         take: Callable[[Sequence[int], Any], Any],
         stream: Any,
     ) -> tuple[Sequence[int], Any]:
-        feeds = {
+        feeds: Feeds = {
             "encoded": [np.frombuffer(wanted.videos[row].content, np.uint8) for row in rows],
             "start": [np.array(wanted.starts[row], np.int32) for row in rows],
         }

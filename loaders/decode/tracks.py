@@ -62,10 +62,11 @@ def read_video(raw: Any) -> EncodedVideo:
 def _first_track(content: memoryview) -> Track:
     for container in (mp4, matroska):
         if container.is_one(content):
-            tracks = [track for track in container.tracks(content) if track.is_video]
-            if not tracks:
-                raise DataError("there is no video track in it")
-            return tracks[0]
+            tracks: list[Track] = container.tracks(content)
+            for track in tracks:
+                if track.is_video:
+                    return track
+            raise DataError("there is no video track in it")
     raise DataError(
         f"it is no video that can be decoded: it begins with {bytes(content[:12])!r}, and is "
         "neither MP4 or QuickTime nor Matroska or WebM"
