@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from iopipe.report import write_html as write_html
     from iopipe.report import write_trace as write_trace
     from iopipe.run import Run as Run
+    from iopipe.stages import Clip as Clip
     from iopipe.stages import ImageOptions as ImageOptions
     from iopipe.storage import DirectStore as DirectStore
     from iopipe.storage import MappedStore as MappedStore
@@ -77,6 +78,7 @@ _HOMES = {
     "Binding": "iopipe.topology",
     "Budget": "iopipe.autotune.budget",
     "CachedStore": "iopipe.storage.cache",
+    "Clip": "iopipe.stages",
     "DataError": "iopipe.errors",
     "DataLoader": "iopipe.loaders.dataloader",
     "DatasetWriter": "iopipe.readers",

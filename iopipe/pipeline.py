@@ -28,6 +28,7 @@ from iopipe.protocols import ErrorPolicy, Source, Store
 from iopipe.run import Run
 from iopipe.sizing import batches_together, check_order, chunk_samples_of, lengths_of, plan_of
 from iopipe.stages import (
+    Clip,
     Crop,
     EngineName,
     Fidelity,
@@ -212,11 +213,13 @@ class Pipeline:
         flip: bool = False,
         fidelity: Fidelity = "exact",
         engine: EngineName = "cpu",
+        clip: Clip | None = None,
         concurrency: int | None = None,
     ) -> Pipeline:
         """Turn the raw bytes of each field into what its extension says.
 
-        Images become uint8 RGB, height x width x 3, all of `size` where it is given; cls
+        Images become uint8 RGB, height x width x 3, all of `size` where it is given, and the
+        `clip` of a video, where one is given, frames x height x width x 3 by 'dali'; cls
         becomes an integer, txt a str, json its object, npy an array.  `images` gives all
         options at once, instead of the keywords.  `concurrency` is the number of threads,
         by default one for each usable CPU.
@@ -233,6 +236,7 @@ class Pipeline:
             flip=flip,
             fidelity=fidelity,
             engine=engine,
+            clip=clip,
         )
         return self._with(decode_stage(self.toolkit, options, concurrency))
 

@@ -28,6 +28,7 @@ Takes: TypeAlias = Literal["samples", "batch"]
 
 Crop: TypeAlias = Literal["random", "center", "none"]
 Fidelity: TypeAlias = Literal["exact", "scaled"]
+ClipStart: TypeAlias = Literal["random", "center", "first"]
 PixelType: TypeAlias = Literal["uint8", "bfloat16", "float16", "float32"]
 EngineName: TypeAlias = Literal["cpu", "dali", "nvimgcodec", "hybrid"]
 
@@ -81,8 +82,23 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """Which frames of a video are decoded.
+
+    A video with fewer than `(num_frames - 1) * stride + 1` frames is a damaged sample.
+    """
+
+    num_frames: int
+    stride: int = 1
+    """Every which frame: 2 leaves every other one out."""
+    start: ClipStart = "random"
+    """'random': each place where the clip fits is equally likely, drawn by (seed, epoch, sample
+    id) as crops are; 'center': the middle of the video; 'first': its beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
-    """How images become arrays of one size.
+    """How images, and frames of videos, become arrays of one size.
 
     The draws of crop and flip are keyed by (seed, epoch, sample id), so that they are the
     same for any number of threads and after a resume.
@@ -116,7 +132,11 @@ class ImageOptions:
     std: tuple[float, ...] = ()
     """(): 1."""
     max_pixels: int = 178_956_970
-    """Images of more pixels are refused before they are decoded (Pillow's bomb limit)."""
+    """Images and clips of more pixels are refused before they are decoded (Pillow's bomb
+    limit)."""
+    clip: Clip | None = None
+    """What is decoded of videos, by the engine 'dali': all frames of a clip are cropped, resized
+    and mirrored alike, as an image is.  None: videos stay bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """`iopipe.external_source`: our readers and order inside a user's own DALI pipeline.
 
 Stands at the end of the flow, where else the run hands batches to a training step.  Invariant:
-encoded images are views of what was read, from the storage's bytes to DALI's decoder; batches
-that DALI may still read are kept.
+encoded images and videos are views of what was read, from the storage's bytes to DALI's decoder;
+batches that DALI may still read are kept.
 
 Source: https://docs.nvidia.com/deeplearning/dali, fn.external_source of version 2.4.
 """
@@ -34,8 +34,8 @@ def external_source(
     """What `fn.external_source` of a DALI pipeline takes as its `source`.
 
     `pipeline` is read(...), shuffle and split as wished, and batch(n), without decode: DALI
-    decodes.  Of each batch it gives one item for each of `columns`: images as a list of uint8
-    [bytes], not copied, numbers as an array [n], other bytes as a list of uint8 [bytes].
+    decodes.  Of each batch it gives one item for each of `columns`: images and videos as a list of
+    uint8 [bytes], not copied, numbers as an array [n], other bytes as a list of uint8 [bytes].
 
         images = iopipe.external_source(pipeline, columns=("jpg", "cls"))
         jpg, cls = fn.external_source(images, num_outputs=2, cycle="raise", no_copy=True)
@@ -94,8 +94,8 @@ class _Bytes:
 
 
 def _viewed(samples: Samples) -> Samples:
-    """Images as views, other fields as their extension says."""
-    return decoded(samples, images=_views)
+    """Images and videos as views, other fields as their extension says."""
+    return decoded(samples, images=_views, videos=_views)
 
 
 def _views(_: str, column: Column, samples: Samples) -> Column:

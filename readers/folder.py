@@ -25,7 +25,14 @@ from iopipe.readers.shard_index import split_name
 CLASS = "cls"
 _IMAGE = "image"
 _JPEG = ("jpg", "jpeg")
-_EXTENSIONS = (*_JPEG, "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp")
+_VIDEO = "video"
+_EXTENSIONS = {
+    _IMAGE: (*_JPEG, "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"),
+    _VIDEO: ("mp4", "m4v", "mov", "mkv", "webm"),
+}
+"""Of what a folder of class folders holds; videos count where there are no images."""
+_SEVERAL = {kind: several for several, kinds in _EXTENSIONS.items() for kind in kinds}
+"""The name of the column where files are of several kinds, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,10 @@ class FolderSource:
 
     In a folder of class folders a sample is one image file anywhere below its class folder,
     with the columns `jpg` (`image` where the files are of several kinds) and `cls`, the
-    number of its class in sorted order.  In a folder of plain files those that differ in
-    their extension only are one sample, as in a WebDataset shard.  Keys are paths below the
-    folder without the extension.
+    number of its class in sorted order; where there are no images, one video file, with the
+    column `mp4` (`video` where they are of several kinds).  In a folder of plain files those
+    that differ in their extension only are one sample, as in a WebDataset shard.  Keys are
+    paths below the folder without the extension.
     """
 
     def __init__(
@@ -72,7 +80,8 @@ class FolderSource:
         """Names of the classes, by their number; empty where there are none."""
         self.shards = (folder,)
         self.columns = tuple(columns or found)
-        self._places = [found.index(name) for name in self.columns if name != CLASS]
+        self._of_files = [name for name in self.columns if name in self._listing.columns]
+        self._places = [found.index(name) for name in self._of_files]
         types = {CLASS: pa.int64()} if self._listing.labels is not None else {}
         self.schema = pa.schema([(name, types.get(name, pa.binary())) for name in self.columns])
         self.faults: Sequence[DataError] = ()
@@ -95,7 +104,7 @@ class FolderSource:
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = self._check(ids)
-        columns: dict[str, Column] = {name: [] for name in self.columns if name != CLASS}
+        columns: dict[str, Column] = {name: [] for name in self._of_files}
         for row, sample in enumerate(wanted):
             for name, path in zip(columns, self._paths(sample), strict=True):
                 try:
@@ -175,23 +184,28 @@ def _listed(root: str) -> _Listing:
 
 
 def _by_class(root: str, folders: list[str]) -> _Listing:
-    keys: list[str] = []
-    files: list[tuple[str, ...]] = []
-    labels: list[int] = []
-    kinds: set[str] = set()
+    found: dict[str, list[tuple[str, int]]] = {several: [] for several in _EXTENSIONS}
     for label, folder in enumerate(folders):
         for path in _walk(root, folder):
             stem, _, extension = path.rpartition(".")
-            kind = extension.lower()
-            if stem and kind in _EXTENSIONS:
-                keys.append(stem)
-                files.append((path,))
-                labels.append(label)
-                kinds.add("jpg" if kind in _JPEG else kind)
-    if not files:
-        raise DataError(f"no files of the kinds {', '.join(_EXTENSIONS)} are in it", shard=root)
-    column = kinds.pop() if len(kinds) == 1 else _IMAGE
-    return _Listing(keys, (column,), files, labels, tuple(folders))
+            several = _SEVERAL.get(extension.lower())
+            if stem and several is not None:
+                found[several].append((path, label))
+    for several, files in found.items():
+        if files:
+            return _Listing(
+                [path.rpartition(".")[0] for path, _ in files],
+                (_column_of(several, {path.rpartition(".")[2].lower() for path, _ in files}),),
+                [(path,) for path, _ in files],
+                [label for _, label in files],
+                tuple(folders),
+            )
+    raise DataError(f"no files of the kinds {', '.join(_SEVERAL)} are in it", shard=root)
+
+
+def _column_of(several: str, kinds: set[str]) -> str:
+    kinds = {"jpg" if kind in _JPEG else kind for kind in kinds}
+    return kinds.pop() if len(kinds) == 1 else several
 
 
 def _by_stem(root: str, names: list[str]) -> _Listing:

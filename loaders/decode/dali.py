@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.decode.clips import Videos
 from iopipe.loaders.decode.cpu import fill_rows
 from iopipe.loaders.decode.dali_graph import Failed, Graphs
 from iopipe.loaders.decode.detours import Detours, why_not_by_jpeg_decoder
@@ -38,8 +39,11 @@ from iopipe.stages import ImageOptions
 class DaliOnHost:
     """A stage function for one run without a GPU; for any number of threads."""
 
-    def __init__(self, options: ImageOptions, *, num_threads: int) -> None:
+    def __init__(
+        self, options: ImageOptions, *, num_threads: int, videos: Videos | None = None
+    ) -> None:
         self._options = options
+        self._videos = videos
         self._graphs = Graphs(torch.device("cpu"), num_threads)
         self._detours = Detours("dali")
         self._has_worked = False
@@ -49,12 +53,14 @@ class DaliOnHost:
         return "decode"
 
     def __call__(self, samples: Samples) -> Samples:
-        return decoded(samples, images=self._images)
+        return decoded(samples, images=self._images, videos=self._videos)
 
     def notes(self) -> tuple[str, ...]:
         return self._detours.notes()
 
     def close(self) -> None:
+        if self._videos is not None:
+            self._videos.close()
         self._graphs.close()
 
     def _images(self, name: str, column: Column, samples: Samples) -> Column:

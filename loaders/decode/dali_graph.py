@@ -8,10 +8,11 @@ Source: https://docs.nvidia.com/deeplearning/dali, version 2.4.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,13 @@ _found_loads: dict[tuple[str, int], float] = {}
 """By device and threads: what was measured in this process before."""
 
 
+_SAYS_NOTHING = re.compile(r"no longer valid|C\+\+ context: ")
+"""Of the lines of an error."""
+
+Feeds: TypeAlias = Mapping[str, Sequence[npt.NDArray[Any]]]
+"""By the name of an external source: an array a sample."""
+
+
 class Failed(Exception):
     """DALI refused a batch."""
 
@@ -39,40 +47,32 @@ class Graph:
     one before is taken over.
     """
 
-    def __init__(
-        self, *, device: torch.device, batch_size: int, num_threads: int, load: float = 0.65
-    ) -> None:
+    def __init__(self, pipeline: Any, batch_size: int) -> None:
+        """`pipeline` is built, takes `batch_size` samples at most and gives one output."""
         self.batch_size = batch_size
-        self._is_mixed = device.type == "cuda"
-        self._pipeline = _built(device, batch_size, num_threads, load)
+        self._pipeline = pipeline
         self._pushing = threading.Lock()
         self._turn = threading.Condition()
         self._num_pushed = 0
         self._num_taken = 0
         self._failure: str | None = None
-        self._read: dict[int, Sequence[npt.NDArray[np.uint8]]] = {}
+        self._read: dict[int, Feeds] = {}
         """What DALI may still read; of batches that failed, as long as the pipeline is there."""
 
-    def run(
-        self,
-        contents: Sequence[npt.NDArray[np.uint8]],
-        boxes: npt.NDArray[np.int64],
-        take: Callable[[Any], Any],
-        stream: Any = None,
-    ) -> Any:
-        """`take(images)` for the images of a batch, on `stream`; `Failed` where there are none."""
+    def run(self, feeds: Feeds, take: Callable[[Any], Any], stream: Any = None) -> Any:
+        """`take(output)` for the output of a batch, on `stream`; `Failed` where there is none."""
         with self._pushing:
             ticket = self._num_pushed
-            self._read[ticket] = contents
-            self._guarded(self._push, contents, boxes)
+            self._read[ticket] = feeds
+            self._guarded(self._push, feeds)
             self._num_pushed += 1
         with self._turn:
             self._turn.wait_for(lambda: self._num_taken == ticket)
         try:
-            (images,) = self._guarded(self._pipeline.share_outputs, stream)
+            (output,) = self._guarded(self._pipeline.share_outputs, stream)
             del self._read[ticket]
             try:
-                return take(images)
+                return take(output)
             finally:
                 self._pipeline.release_outputs()
         finally:
@@ -80,10 +80,9 @@ class Graph:
                 self._num_taken += 1
                 self._turn.notify_all()
 
-    @property
-    def is_usable(self) -> bool:
-        """A pipeline that failed once is not used again."""
-        return self._failure is None
+    def fits(self, num_samples: int) -> bool:
+        """Whether it takes so many; a pipeline that failed once is not used again."""
+        return self._failure is None and num_samples <= self.batch_size
 
     def close(self) -> None:
         self._pipeline = None
@@ -98,19 +97,14 @@ class Graph:
             self._failure = _reason(error)
             raise Failed(self._failure) from error
 
-    def _push(
-        self, contents: Sequence[npt.NDArray[np.uint8]], boxes: npt.NDArray[np.int64]
-    ) -> None:
-        self._pipeline.feed_input("encoded", list(contents))
-        if not self._is_mixed:
-            boxes = boxes.astype(np.int32)
-            self._pipeline.feed_input("start", list(boxes[:, :2]))
-            self._pipeline.feed_input("shape", list(boxes[:, 2:]))
+    def _push(self, feeds: Feeds) -> None:
+        for name, arrays in feeds.items():
+            self._pipeline.feed_input(name, list(arrays))
         self._pipeline.schedule_run()
 
 
 def _built(device: torch.device, batch_size: int, num_threads: int, load: float) -> Any:
-    fn, pipeline_def, types = _library()
+    fn, _, types = library()
 
     def graph() -> Any:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
@@ -135,6 +129,14 @@ def _built(device: torch.device, batch_size: int, num_threads: int, load: float)
             adjust_orientation=False,
         )
 
+    return built(graph, device=device, batch_size=batch_size, num_threads=num_threads)
+
+
+def built(
+    graph: Callable[[], Any], *, device: torch.device, batch_size: int, num_threads: int
+) -> Any:
+    """The DALI pipeline of what `graph` defines, for `Graph`."""
+    _, pipeline_def, _ = library()
     pipeline = pipeline_def(graph)(
         batch_size=batch_size,
         num_threads=num_threads,
@@ -147,7 +149,8 @@ def _built(device: torch.device, batch_size: int, num_threads: int, load: float)
     return pipeline
 
 
-def _library() -> tuple[Any, Any, Any]:
+def library() -> tuple[Any, Any, Any]:
+    """DALI's `fn`, `pipeline_def` and `types`."""
     try:
         from nvidia.dali import fn, pipeline_def, types
     except ImportError as error:
@@ -158,7 +161,7 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line and "no longer valid" not in line]
+    lines = [line for line in str(error).splitlines() if line and not _SAYS_NOTHING.search(line)]
     return lines[-1] if lines else type(error).__name__
 
 
@@ -166,7 +169,7 @@ class Graphs:
     """The graph that fits a batch, built again where it is too small or has failed."""
 
     def __init__(self, device: torch.device, num_threads: int) -> None:
-        _library()  # whether it is there is said now
+        library()  # whether it is there is said now
         self._device = device
         self._num_threads = num_threads
         self._lock = threading.Lock()
@@ -178,7 +181,7 @@ class Graphs:
         self, wanted: Wanted, rows: Sequence[int], take: Callable[[Any], Any], stream: Any = None
     ) -> Any:
         contents, boxes = contents_of(wanted, rows), wanted.boxes[list(rows)]
-        return self._graph_for(contents, boxes).run(contents, boxes, take, stream)
+        return self._graph_for(contents, boxes).run(self._feeds(contents, boxes), take, stream)
 
     def close(self) -> None:
         if self._graph is not None:
@@ -189,7 +192,7 @@ class Graphs:
     ) -> Graph:
         with self._lock:
             graph = self._graph
-            if graph is None or not graph.is_usable or graph.batch_size < len(contents):
+            if graph is None or not graph.fits(len(contents)):
                 batch_size = max(len(contents), graph.batch_size if graph else 0)
                 if self._device.type == "cuda" and self.load is None:
                     self.load = self._measured_load(contents, boxes)
@@ -197,9 +200,19 @@ class Graphs:
             return graph
 
     def _new(self, batch_size: int, load: float) -> Graph:
-        return Graph(
-            device=self._device, batch_size=batch_size, num_threads=self._num_threads, load=load
-        )
+        return Graph(_built(self._device, batch_size, self._num_threads, load), batch_size)
+
+    def _feeds(
+        self, contents: Sequence[npt.NDArray[np.uint8]], boxes: npt.NDArray[np.int64]
+    ) -> Feeds:
+        if self._device.type == "cuda":
+            return {"encoded": contents}
+        starts_and_shapes = boxes.astype(np.int32)
+        return {
+            "encoded": contents,
+            "start": list(starts_and_shapes[:, :2]),
+            "shape": list(starts_and_shapes[:, 2:]),
+        }
 
     def _measured_load(
         self, contents: Sequence[npt.NDArray[np.uint8]], boxes: npt.NDArray[np.int64]
@@ -217,12 +230,12 @@ class Graphs:
         contents: Sequence[npt.NDArray[np.uint8]],
         boxes: npt.NDArray[np.int64],
     ) -> float:
-        graph = self._new(len(contents), load)
+        graph, feeds = self._new(len(contents), load), self._feeds(contents, boxes)
         try:
-            graph.run(contents, boxes, len)  # warm
+            graph.run(feeds, len)  # warm
             start, number = time.perf_counter(), 0
             while time.perf_counter() - start < _TRIAL_SECONDS:
-                graph.run(contents, boxes, len)
+                graph.run(feeds, len)
                 number += 1
             return number / (time.perf_counter() - start)
         finally:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from iopipe.errors import DataError, PipelineError
+from iopipe.loaders.decode.clips import Videos
 from iopipe.loaders.decode.cpu import region_of
 from iopipe.loaders.decode.cpu_lane import CpuLane
 from iopipe.loaders.decode.detours import Detours
@@ -56,9 +57,6 @@ _OTHER_THREADS = 2
 
 _MAX_SIDE = 65_535
 """Of the image kernel, and of JPEG."""
-_ROUNDING_BYTES = 16 << 20
-"""Batches of nearly one size take the same memory again, and the kernel's compiler, which makes
-another kernel for sizes that are no multiple of 16, sees none."""
 _MANY = 32
 """Images that can be decoded; a decoder that refuses so many and has decoded none is broken."""
 
@@ -67,10 +65,17 @@ class DeviceEngine:
     """A stage function for one run; for any number of threads, a stream each."""
 
     def __init__(
-        self, options: ImageOptions, decoder: Decoder, device: torch.device, *, num_threads: int
+        self,
+        options: ImageOptions,
+        decoder: Decoder,
+        device: torch.device,
+        *,
+        num_threads: int,
+        videos: Videos | None = None,
     ) -> None:
         self._options = options
         self._decoder = decoder
+        self._videos = videos
         self._device = device
         self._cpu = CpuLane(max(1, num_threads - _OTHER_THREADS))
         self._detours = Detours(options.engine)
@@ -83,12 +88,14 @@ class DeviceEngine:
         return "gpu_decode"
 
     def __call__(self, samples: Samples) -> Samples:
-        return decoded(samples, images=self._images)
+        return decoded(samples, images=self._images, videos=self._videos)
 
     def notes(self) -> tuple[str, ...]:
         return (*self._decoder.notes(), *self._detours.notes())
 
     def close(self) -> None:
+        if self._videos is not None:
+            self._videos.close()
         self._decoder.close()
         self._cpu.close()
 
@@ -97,14 +104,14 @@ class DeviceEngine:
         _check_sides(wanted)
         work = self._work()
         with work.current():
-            rows = finish(work, *self._packed(wanted, work), wanted, self._options)
+            rows = finish(work, *self._packed(wanted, work), wanted.mirrored, self._options)
         work.wait()
         return DeviceRows(rows)  # type: ignore[return-value]
 
     def _packed(self, wanted: Wanted, work: Work) -> tuple[torch.Tensor, Layout]:
         """All images in one buffer: decoded where they are, or sent there."""
         layout = self._layout(wanted)
-        packed = work.empty(-(-layout.num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES)
+        packed = work.packed(layout.num_bytes)
         answer = self._decoder.decode(wanted, layout, packed, work)
         seconds = 0.0
         try:

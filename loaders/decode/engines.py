@@ -11,6 +11,7 @@ import os
 import torch
 
 from iopipe.errors import PipelineError
+from iopipe.loaders.decode.clips import Videos
 from iopipe.loaders.decode.stage import check_options
 from iopipe.stages import Held, ImageOptions
 
@@ -36,8 +37,10 @@ def _on_host(options: ImageOptions, num_threads: int) -> Held:
     if options.dtype != "uint8" or options.mean or options.std:
         raise PipelineError("pixels on the host are uint8; leave dtype, mean and std out")
     from iopipe.loaders.decode.dali import DaliOnHost
+    from iopipe.loaders.decode.dali_video import VideosOnHost
 
-    return DaliOnHost(options, num_threads=num_threads)
+    videos = None if options.clip is None else VideosOnHost(options, num_threads=num_threads)
+    return DaliOnHost(options, num_threads=num_threads, videos=videos)
 
 
 def _on_device(options: ImageOptions, device: torch.device, num_threads: int) -> Held:
@@ -46,10 +49,14 @@ def _on_device(options: ImageOptions, device: torch.device, num_threads: int) ->
 
     target_of(options)  # whether there is such a kernel is said now
     decoder: Decoder
+    videos: Videos | None = None
     if options.engine == "dali":
         from iopipe.loaders.decode.dali import DaliOnDevice
+        from iopipe.loaders.decode.dali_video import VideosOnDevice
 
         decoder = DaliOnDevice(device, num_threads=num_threads)
+        if options.clip is not None:
+            videos = VideosOnDevice(options, device, num_threads=num_threads)
     elif options.engine == "nvimgcodec":
         from iopipe.loaders.decode.nvimgcodec import NvImageCodec
 
@@ -58,4 +65,4 @@ def _on_device(options: ImageOptions, device: torch.device, num_threads: int) ->
         from iopipe.loaders.decode.hybrid import Hybrid
 
         decoder = Hybrid(device, num_threads=num_threads)
-    return DeviceEngine(options, decoder, device, num_threads=num_threads)
+    return DeviceEngine(options, decoder, device, num_threads=num_threads, videos=videos)

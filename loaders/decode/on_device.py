@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,14 @@ import torch
 
 from iopipe.loaders.decode.images import Pixels
 from iopipe.loaders.decode.wanted import Wanted
+from iopipe.protocols import BoolArray, Int64Array
 from iopipe.stages import ImageOptions
 
 CHANNELS = 3
+
+_ROUNDING_BYTES = 16 << 20
+"""Batches of nearly one size take the same memory again, and the kernel's compiler, which makes
+another kernel for sizes that are no multiple of 16, sees none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,9 @@ class Work:
         with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             yield
 
-    def empty(self, num_bytes: int) -> torch.Tensor:
+    def packed(self, num_bytes: int) -> torch.Tensor:
+        """Room for so many bytes at least, on the device."""
+        num_bytes = -(-num_bytes // _ROUNDING_BYTES) * _ROUNDING_BYTES
         return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
     def host(self, num_bytes: int) -> torch.Tensor:
@@ -109,8 +116,19 @@ class Layout:
         return flat[begin - first : end - first].reshape(height, width, CHANNELS)
 
 
+class Placed(Protocol):
+    """Images in one packed buffer, row by row."""
+
+    offsets: Int64Array
+    """[n]: the first byte of each."""
+    sizes: Int64Array
+    """[n, 2]: height, width."""
+    crops: Int64Array
+    """[n, 4]: the region of each that is kept; top, left, height, width."""
+
+
 def finish(
-    work: Work, packed: torch.Tensor, layout: Layout, wanted: Wanted, options: ImageOptions
+    work: Work, packed: torch.Tensor, placed: Placed, mirrored: BoolArray, options: ImageOptions
 ) -> torch.Tensor:
     """[n, height, width, 3]: every row cropped, resized, mirrored and, where `options` say so,
     normalised, on `work`'s stream."""
@@ -120,14 +138,14 @@ def finish(
     made = transform_images(
         image_batch.PackedImages(
             data=packed,
-            offsets=work.upload(layout.offsets),
-            heights=work.upload(layout.sizes[:, 0].astype(np.int32)),
-            widths=work.upload(layout.sizes[:, 1].astype(np.int32)),
+            offsets=work.upload(placed.offsets),
+            heights=work.upload(placed.sizes[:, 0].astype(np.int32)),
+            widths=work.upload(placed.sizes[:, 1].astype(np.int32)),
             channels=CHANNELS,
         ),
         image_batch.ImageParameters(
-            crops=work.upload(layout.crops.astype(np.int32)),
-            flips=work.upload(wanted.mirrored),
+            crops=work.upload(placed.crops.astype(np.int32)),
+            flips=work.upload(mirrored),
         ),
         target_of(options),
     )

@@ -6,7 +6,7 @@ bytes, its id, seed and epoch alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -16,14 +16,15 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.loaders.decode.cpu import decode_images
 from iopipe.loaders.decode.fields import field_decoder
 from iopipe.protocols import Column, Ragged, Samples
-from iopipe.stages import ImageOptions
+from iopipe.stages import Clip, ImageOptions
 
 IMAGE_EXTENSIONS = frozenset(
     ("bmp", "gif", "image", "j2k", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "ppm")
 ) | {"tif", "tiff", "webp"}
+VIDEO_EXTENSIONS = frozenset(("m4v", "mkv", "mov", "mp4", "video", "webm"))
 
-Images: TypeAlias = Callable[[str, Column, Samples], Column]
-"""(name, column of encoded images, its samples) -> the column of their pixels."""
+Pictures: TypeAlias = Callable[[str, Column, Samples], Column]
+"""(name, column of encoded images or videos, its samples) -> the column of their pixels."""
 
 
 def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
@@ -38,10 +39,17 @@ def make_decoder(options: ImageOptions) -> Callable[[Samples], Samples]:
     return partial(decoded, images=partial(decode_images, options=options))
 
 
-def decoded(samples: Samples, *, images: Images) -> Samples:
-    """The samples with every field decoded, images by `images`."""
+def decoded(samples: Samples, *, images: Pictures, videos: Pictures | None = None) -> Samples:
+    """The samples with every field decoded, images by `images`, videos by `videos`; without it
+    they stay bytes."""
+    by_extension = dict.fromkeys(IMAGE_EXTENSIONS, images)
+    if videos is not None:
+        by_extension |= dict.fromkeys(VIDEO_EXTENSIONS, videos)
     return samples.made(
-        {name: _named(name, column, samples, images) for name, column in samples.columns.items()}
+        {
+            name: _named(name, column, samples, by_extension)
+            for name, column in samples.columns.items()
+        }
     )
 
 
@@ -75,21 +83,40 @@ def check_options(options: ImageOptions) -> None:
     for name, (low, high) in (("scale", options.scale), ("ratio", options.ratio)):
         if not 0 < low <= high:
             raise PipelineError(f"{name} is ({low}, {high}); give 0 < low <= high")
+    if options.clip is not None:
+        check_clip(options.clip, options.engine)
 
 
-def _named(name: str, column: Column, samples: Samples, images: Images) -> Column:
+def check_clip(clip: Clip, engine: str) -> None:
+    """`PipelineError` for a clip that no video has, or that the engine cannot decode."""
+    if engine != "dali":
+        raise PipelineError(f"engine {engine!r} decodes no videos; use decode(engine='dali')")
+    if clip.num_frames < 1 or clip.stride < 1:
+        raise PipelineError(
+            f"a clip of {clip.num_frames} frames with stride {clip.stride}: give at least 1 of both"
+        )
+    if clip.start not in ("random", "center", "first"):
+        raise PipelineError(f"start is {clip.start!r}; use 'random', 'center' or 'first'")
+
+
+def _named(
+    name: str, column: Column, samples: Samples, by_extension: Mapping[str, Pictures]
+) -> Column:
     try:
-        return _column(name, column, samples, images)
+        return _column(name, column, samples, by_extension)
     except DataError as error:
         error.reason = f"field {name!r}: {error.reason}"
         raise
 
 
-def _column(name: str, column: Column, samples: Samples, images: Images) -> Column:
+def _column(
+    name: str, column: Column, samples: Samples, by_extension: Mapping[str, Pictures]
+) -> Column:
     if not _holds_bytes(column):
         return column
-    if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS:
-        return images(name, column, samples)
+    pictures = by_extension.get(name.rsplit(".", 1)[-1])
+    if pictures is not None:
+        return pictures(name, column, samples)
     decoder = field_decoder(name)
     return column if decoder is None else decoder(column)
 

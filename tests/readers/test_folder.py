@@ -60,6 +60,26 @@ def test_plain_files_are_grouped_by_their_stem(tmp_path: Path) -> None:
         open_source(tmp_path / "f")
 
 
+def test_a_class_may_stand_in_a_plain_file(tmp_path: Path) -> None:
+    source = open_source(_make(tmp_path / "f", ["a.mp4", "a.cls", "b.cls", "b.mp4"]))
+    assert source.columns == ("cls", "mp4")
+    samples = source.samples([0, 1], PosixStore())
+    assert [bytes(raw) for raw in samples.columns["cls"]] == [b"1", b"2"]
+    assert [bytes(raw) for raw in samples.columns["mp4"]] == [b"0", b"3"]
+
+
+def test_videos_count_where_there_are_no_images(tmp_path: Path) -> None:
+    root = _make(tmp_path / "f", ["run/b.mp4", "run/a.MP4", "jump/c.mp4", "jump/note.txt"])
+    source = open_source(root)
+    samples = source.samples(range(3), PosixStore())
+    assert (source.columns, samples.keys) == (("mp4", "cls"), ["jump/c", "run/a", "run/b"])
+    assert samples.columns["cls"].tolist() == [0, 1, 1]  # type: ignore[union-attr]
+    _make(root, ["run/d.webm"])
+    assert open_source(root).columns == ("video", "cls")
+    _make(root, ["run/thumbnail.jpg"])
+    assert (len(open_source(root)), open_source(root).columns) == (1, ("jpg", "cls"))
+
+
 def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
     root = _make(tmp_path / "f", ["a/1.jpg"])
     (root / "a" / "2.jpg").symlink_to(root / "a" / "1.jpg")
