@@ -7,6 +7,7 @@ what was delivered, never of what is prefetched; `close` leaves no thread and no
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,8 +116,11 @@ class Run:
         """Mark the end of a training step's kernels; optional, makes the meter exact."""
         self._meter.step()
 
-    def report(self) -> Report:
-        """What was measured so far, as a frozen value."""
+    def report(self, *, predict: bool = True) -> Report:
+        """What was measured so far, as a frozen value.
+
+        Predicting what changes would bring takes some tenths of a second of this thread's time:
+        while it trains, ask with `predict=False`."""
         if self._pass is None:
             return self._meter.report()
         stages, edges = self._pass.engine.stage_reports(), self._pass.engine.edge_reports()
@@ -125,7 +129,7 @@ class Run:
             edges=edges,
             errors=self._pass.faults.report(),
             storage=self._storage_use(),
-            model=model_of_run(stages, edges),
+            model=model_of_run(stages, edges) if predict else None,
         )
         return replace(report, notes=self._pass.notes())
 
@@ -221,8 +225,9 @@ class Run:
             raise StopIteration
         current = self._started()
         self._meter.enter()
+        worked_ns = time.thread_time_ns()  # waiting takes no processor time
         if (part := next(self._parts, None)) is not None:
-            return self._hand_over_part(part, ())
+            return self._hand_over_part(part, (), worked_ns)
         item = self._next_of_epoch(current.engine)
         if item is None:
             self._finish()
@@ -230,7 +235,7 @@ class Run:
         if isinstance(item, Failure):
             self.close()
             raise _as_seen_by_loops(item.error)
-        return self._hand_over(item)
+        return self._hand_over(item, worked_ns)
 
     def _started(self) -> Pass:
         if self._closed:
@@ -264,16 +269,21 @@ class Run:
             on_change=self._meter.forget_steps,
         )
 
-    def _hand_over(self, item: Chunk | Parcel) -> dict[str, Any]:
+    def _hand_over(self, item: Chunk | Parcel, worked_ns: int) -> dict[str, Any]:
+        """`worked_ns`: what this thread had worked when the item was asked for."""
         if isinstance(item, Parcel):
             self._parts = parts_of(item, self._spec.batch_size)
-            return self._hand_over_part(next(self._parts), item.spans)
-        self._meter.handoff(spans=item.spans, num_samples=len(item.samples))
+            return self._hand_over_part(next(self._parts), item.spans, worked_ns)
+        take_ns = time.thread_time_ns() - worked_ns
+        self._meter.handoff(spans=item.spans, num_samples=len(item.samples), take_ns=take_ns)
         self._rows = self._row_by_row(item.task, item.samples)
         return {}
 
-    def _hand_over_part(self, part: Part, spans: Sequence[Span]) -> dict[str, Any]:
-        self._meter.handoff(spans=spans, ready=part.ready, num_samples=len(part.ids))
+    def _hand_over_part(self, part: Part, spans: Sequence[Span], worked_ns: int) -> dict[str, Any]:
+        take_ns = time.thread_time_ns() - worked_ns
+        self._meter.handoff(
+            spans=spans, ready=part.ready, num_samples=len(part.ids), take_ns=take_ns
+        )
         part.handed_over()
         self._delivered(part.task, part.first, part.last, part.ids, part.planned)
         if self._tuner is not None and self._knobs is not None:

@@ -296,3 +296,17 @@ def test_two_functions_do_not_draw_the_same_numbers_unseen() -> None:
         numbers(5).map(_drawn, random=True).map(_drawn, random=True)
     with pytest.raises(PipelineError, match="call map before batch"):
         numbers(5).batch(2).map(_drawn, random=True)
+
+
+# ---- what is measured ------------------------------------------------------------------
+
+
+def test_predictions_are_made_when_asked_for() -> None:
+    with numbers(2000).batch(10).run() as run:
+        for _ in run:
+            pass
+        assert run.report().what_if
+        assert not run.report(predict=False).what_if
+        steps = run._meter.recorded()
+    # The loop's own work for a batch that is there; the wait for one takes no processor time.
+    assert all(0 < step.take_ns < 50_000_000 for step in steps)

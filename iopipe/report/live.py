@@ -37,7 +37,8 @@ class Output(Protocol):
 class Live:
     """Takes a report every now and then and shows it to all outputs; closes them at the end.
 
-    with Live(run.report, [RuntimeFile(), PrometheusEndpoint()]) as live:
+    report = partial(run.report, predict=False)
+    with Live(report, [RuntimeFile(), PrometheusEndpoint()]) as live:
         for batch in run:
             train(batch)
             live.step()
