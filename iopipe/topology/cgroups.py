@@ -14,7 +14,6 @@ from iopipe.topology.tree import Tree, parse_cpus
 
 _NO_LIMIT_BYTES = 1 << 60
 """Version 1 writes 'no limit' as the largest multiple of a page in 63 bits."""
-_USED_V1 = "memory.usage_in_bytes", "total_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,8 @@ def _memory_limit(tree: Tree, group: Group, folder: str) -> int | None:
 
 def _memory_used(tree: Tree, group: Group, folder: str, *, less: Sequence[str]) -> int | None:
     """With all groups below it; `less` are lines of memory.stat, as version 2 names them."""
-    name, prefix = ("memory.current", "") if group.version == 2 else _USED_V1
+    is_first = group.version == 1
+    name, prefix = "memory.usage_in_bytes" if is_first else "memory.current", "total_" * is_first
     used = tree.number(f"{folder}/{name}")
     lines = (tree.text(f"{folder}/memory.stat") or "").splitlines()
     stat = dict(line.partition(" ")[::2] for line in lines)

@@ -330,6 +330,7 @@ int take_over(struct Huffman *huffman, Decompress *image, uint32_t begin, uint32
     for (int number = 0; number < image->blocks_in_mcu; number++) {
         int component = image->membership[number];
         const Component *of = image->in_scan[component];
+        /* libjpeg has looked at these numbers where it has a use for them */
         if ((of->dc_table | of->ac_table) & ~(NUM_TABLES - 1)) return 0;
         Table *dc = huffman->dc + of->dc_table, *ac = huffman->ac + of->ac_table;
         if (!make_table(dc, image->dc_tables[of->dc_table], 1) ||

@@ -77,14 +77,7 @@ def binding_for(numa: Numa | None, *, device: str | None, num_workers: int) -> B
         return None
     if numa != "auto":
         raise PipelineError(f"numa is {numa!r}: give 'auto' or None")
-    rank, world = detect_local_ranks()
-    binding = plan_binding(
-        read_topology(),
-        gpu=_gpu_address(device),
-        local_rank=rank,
-        local_world=world,
-        num_workers=num_workers,
-    )
+    binding = _planned(device, num_workers=num_workers)
     _log.info("workers are bound: %s", "; ".join(binding.reasons))
     return binding
 
@@ -144,12 +137,23 @@ def threads_near(device: str) -> Iterator[None]:
 
 
 def _plan(device: str) -> Binding:
-    rank, world = detect_local_ranks()
-    binding = plan_binding(
-        read_topology(), gpu=_gpu_address(device), local_rank=rank, local_world=world
-    )
+    binding = _planned(device)
     _log.info("slots and threads are bound: %s", "; ".join(binding.reasons))
     return binding
+
+
+def _planned(device: str | None, *, num_workers: int = 0) -> Binding:
+    """A GPU that neither the bus nor the driver shows here (WSL, some sandboxes) is as good as
+    none: its node is not known."""
+    topology, address = read_topology(), _gpu_address(device)
+    rank, world = detect_local_ranks()
+    if address not in {gpu.address for gpu in topology.gpus}:
+        if address is not None:
+            _log.info("GPU %s is not to be seen in /proc or /sys: nothing is near it", address)
+        address = None
+    return plan_binding(
+        topology, gpu=address, local_rank=rank, local_world=world, num_workers=num_workers
+    )
 
 
 def _asked(question: Callable[[], _T], problems: list[str]) -> _T | None:

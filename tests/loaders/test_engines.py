@@ -67,7 +67,7 @@ def test_every_kind_of_image_comes_out_as_by_the_cpu(
     engine = _engine(name)
     for _ in range(3):
         difference = np.abs(_rows(engine, contents).astype(int) - _by_cpu(contents))
-        assert difference.max(axis=(1, 2, 3)).tolist() <= [1] * len(contents)
+        assert difference.max() <= 1
     engine.close()
     assert engine.cause == "gpu_decode"
     assert all(sum(decoder.decoded) for decoder in decoders.made)

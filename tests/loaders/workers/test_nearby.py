@@ -55,6 +55,17 @@ def test_an_unknown_node_is_not_bound_to_and_said(
     assert "do not bind memory" in caplog.text
 
 
+def test_a_gpu_that_is_not_to_be_seen_is_not_bound_to_and_said(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nearby, "_gpu_address", lambda device: "0000:01:00.0")
+    with caplog.at_level(logging.INFO):
+        assert nearby.memory_node("cuda") is None
+        binding = nearby.binding_for("auto", device="cuda", num_workers=1)
+    assert binding is not None and binding.node is None and binding.cpus == (0, 1)
+    assert "GPU 0000:01:00.0 is not to be seen" in caplog.text
+
+
 def test_a_single_node_is_not_bound_to_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
