@@ -284,8 +284,8 @@ class Pipeline:
 
         With `end_token` a label behind a document's end is `ignore_index`, and the batch also
         has position_ids and document_ids, int32 as the inputs, cu_seqlens and num_documents: see
-        `iopipe.kernels.token_batch.TokenBatch`.  With `resident=True` a GPU takes all tokens into its memory
-        when the run begins, and each batch's windows from there.
+        `iopipe.kernels.token_batch.TokenBatch`.  With `resident=True` a GPU takes all tokens into
+        its memory when the run begins, and each batch's windows from there.
         """
         if not fills(self.source) or self.stages or self.groups is not None:
             raise PipelineError(
