@@ -188,7 +188,16 @@ def _stale(path: Path, known: dict[str, Kernel], *, own: bool) -> str:
         return f"of the kernel {table.kernel}, which is not there, or in another's file"
     if any(entry.source != fingerprint(kernel) for entry in table.entries):
         return f"for another version of the kernel {table.kernel}"
+    if not all(_is_tried(kernel, entry) for entry in table.entries):
+        return "damaged: it has a configuration that the search would not try"
     minors = {entry.triton for entry in table.entries}
     if own and triton_minor() not in minors:
         return f"for Triton {', '.join(sorted(minors))}; this is {triton_minor()}"
     return ""
+
+
+def _is_tried(kernel: Kernel, entry: Entry) -> bool:
+    try:
+        return entry.config in kernel.candidates(entry.problem)
+    except (KeyError, AttributeError, ArithmeticError):  # sizes or dtypes that it does not have
+        return False

@@ -299,6 +299,8 @@ def test_check_says_what_is_out_of_date(folder: Path, monkeypatch: pytest.Monkey
 
     path.write_text(content.replace(f'"{triton_minor()}"', '"3.1"', 1))
     assert f"{path}: for Triton 3.1; this is {triton_minor()}" == _check()
+    path.write_text(content.replace('"num_warps": 4', '"num_warps": 3', 1))
+    assert f"{path}: damaged: it has a configuration that" in _check()
     path.write_text(content[:-9])
     assert f"{path}: damaged: " in _check()
     path.write_text(content)
