@@ -223,7 +223,7 @@ def _prepare(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if not mark.exists():
             others = sorted(set(os.listdir(folder)) - {_MARK, "locks"})
-            if others:
+            if others and not mark.exists():  # another process may have just begun to use it
                 raise StorageError(
                     f"{folder!r} holds {others[0]!r} and is no cache: give a folder of its own"
                 )
