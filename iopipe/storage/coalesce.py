@@ -88,10 +88,10 @@ class SplitReads:
         return self._split.added_up(self._reads.wait())
 
 
-def check_task_bytes(task_bytes: int) -> None:
+def check_task_bytes(task_bytes: int, *, name: str = "task_bytes") -> None:
     if task_bytes < 4096 or task_bytes % 4096:
         raise PipelineError(
-            f"task_bytes={task_bytes}: give a multiple of 4096, so that aligned reads stay so"
+            f"{name}={task_bytes}: give a multiple of 4096, so that aligned reads stay so"
         )
 
 
