@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,14 +33,9 @@ from iopipe.storage.answers import (
 )
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.hedging import Hedges, Over, Race, RacedReads
-from iopipe.storage.object_client import (
-    check_length,
-    open_client,
-    parts_of,
-    pattern_of,
-    root_of,
-)
+from iopipe.storage.object_client import check_length, open_client, parts_of, root_of
 from iopipe.storage.pace import Pace
+from iopipe.storage.patterns import matches
 from iopipe.storage.threads import ReadThreads
 
 _log = logging.getLogger(__name__)
@@ -81,9 +77,11 @@ class ObjectStore:
         deadline_seconds: float = 60.0,
         hedge_share: float = 0.02,
     ) -> None:
-        check_task_bytes(part_bytes)
+        check_task_bytes(part_bytes, name="part_bytes")
         if concurrency < 1:
             raise PipelineError(f"concurrency={concurrency} must be 1 or more")
+        if not deadline_seconds > 0:
+            raise PipelineError(f"deadline_seconds={deadline_seconds:g} must be more than 0")
         if not 0 <= hedge_share <= 1:
             raise PipelineError(f"hedge_share={hedge_share} must be from 0, for none, to 1")
         self._root = root_of(url)
@@ -96,6 +94,7 @@ class ObjectStore:
         self._pace = Pace(max_places=concurrency)
         self._hedges = Hedges(share=hedge_share)
         self._versions: dict[str, _Version] = {}
+        self._asked: dict[str, Future[_Version]] = {}
         self._lock = threading.Lock()
         self._threads = ReadThreads(concurrency, name="iopipe-objects")
         self._hedge_threads = ReadThreads(_HEDGE_THREADS, name="iopipe-objects-hedges")
@@ -138,9 +137,8 @@ class ObjectStore:
     def glob(self, pattern: str) -> list[str]:
         key = self._key(pattern)
         prefix = re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0]
-        wanted = re.compile(pattern_of(key))
         found = self._tried("list", pattern, lambda _: self._listed(prefix))
-        return sorted(f"{self._root}/{one}" for one in found if wanted.fullmatch(one))
+        return sorted(f"{self._root}/{one}" for one in found if matches(one, key))
 
     def local_path(self, path: str) -> None:
         return None
@@ -243,14 +241,31 @@ class ObjectStore:
             self._hedges.won()
 
     def _look(self, path: str) -> _Version:
+        """Whoever comes first asks; others that come meanwhile get the same answer."""
         with self._lock:
             found = self._versions.get(path)
-        if found is None:
+            if found is not None:
+                return found
+            asked = self._asked.get(path)
+            if is_first := asked is None:
+                asked = self._asked[path] = Future()
+        if is_first:
+            self._find(path, asked)
+        return asked.result()
+
+    def _find(self, path: str, asked: Future[_Version]) -> None:
+        try:
             key = self._key(path)
             found = self._tried("find", path, lambda _: self._head(key))
+        except BaseException as error:
             with self._lock:
-                found = self._versions.setdefault(path, found)
-        return found
+                del self._asked[path]
+            asked.set_exception(error)
+        else:
+            with self._lock:
+                self._versions[path] = found
+                del self._asked[path]
+            asked.set_result(found)
 
     def _head(self, key: str) -> _Version:
         about = self._obstore.head(self._client, key)
@@ -263,12 +278,13 @@ class ObjectStore:
 
     def _tried(self, action: str, path: str, call: Callable[[float], Any]) -> Any:
         """`call(start)`, again and again while its failures may pass."""
-        if self._client is None:
+        if self._client is None or self._threads.is_forked():
             self._threads.check_usable()
-        begun = time.monotonic()
+        begun: float | None = None
         pause = _BACKOFF_SECONDS
         while True:
             start = self._pace.begin()
+            begun = begun or start
             try:
                 result = call(start)
             except Over:
