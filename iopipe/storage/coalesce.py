@@ -1,7 +1,8 @@
 """Near ranges become one read, large ones several.
 
 Stands between those who know ranges (`readers`, the stores) and those who read them.  Invariant:
-every byte asked for is in exactly one read, or in the one that a range is part of.
+a range lies in one read, or is cut into several without a gap; where ranges overlap, some bytes may
+be read twice.
 """
 
 from __future__ import annotations
