@@ -129,6 +129,32 @@ def test_a_process_killed_at_any_call_leaves_nothing_wrong(tmp_path: Path) -> No
     assert 2 * ENTRY < told["most"] <= 3 * ENTRY
 
 
+FORKED = """
+import os, signal, sys
+from iopipe.storage.cache_folder import CacheFolder, _removed
+folder, name = CacheFolder(sys.argv[1], max_bytes=1 << 20), "0" * 32 + "-0"
+folder.publish(name, memoryview(bytes(4096)))
+entry = folder.open(name)
+with folder.filling(name, patience_seconds=0), folder._limit():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        signal.pause()
+entry.close()
+signal.alarm(30)
+with folder.filling(name, patience_seconds=0) as is_ours, folder._limit():
+    print(is_ours, _removed(folder._path(name)))
+os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_locks_end_though_a_child_was_forked_under_them(tmp_path: Path) -> None:
+    """A child has all open files of its parent, and lives on for as long as it wants."""
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "c")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.stdout == "True True\n"
+
+
 def test_killed_by_others_while_many_threads_fill(server: ObjectServer, tmp_path: Path) -> None:
     draws = random.Random(3)
     command = [sys.executable, "-c", READ_ALL, server.url, str(tmp_path / "c"), str(len(CONTENT))]
