@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,13 +24,13 @@ from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.answers import (
     Changed,
     cleaned,
+    comparable,
     is_of_credentials,
     is_too_often,
     mapped,
     may_pass,
     said,
     shown,
-    tag_of,
 )
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.hedging import Hedges, Over, Race, RacedReads
@@ -43,6 +44,8 @@ _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 _CREDENTIAL_SECONDS = 3.0
 """For how long credentials are looked for again: a metadata service may be asked too often."""
 _HEDGE_THREADS = 4
+_NEVER = datetime.fromtimestamp(0, UTC)
+"""obstore's word for a server that does not say when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,22 @@ class _Version:
     """An object as it was first seen."""
 
     size: int
-    tag: str | None
-    word: str
+    entity_tag: str | None
+    changed_at: datetime
+    """Says something where there is no tag."""
+
+    @property
+    def word(self) -> str:
+        return self.entity_tag or f"{self.size}-{self.changed_at}"
+
+    def is_of(self, about: Any) -> bool:
+        """Whether an answer's bytes are of this version, as far as the server tells."""
+        tag = about.get("e_tag")
+        if about["size"] != self.size:
+            return False
+        if tag and self.entity_tag:
+            return bool(tag.removeprefix("W/") == self.entity_tag.removeprefix("W/"))
+        return bool(tag or self.entity_tag or about["last_modified"] in (self.changed_at, _NEVER))
 
 
 class ObjectStore:
@@ -200,14 +217,11 @@ class ObjectStore:
     def _ask(self, path: str, offset: int, end: int, version: _Version) -> Any:
         """obstore's answer, whose bytes are still to come."""
         get: dict[str, Any] = {"range": (offset, end)}
-        if version.tag is not None:
-            get["if_match"] = version.tag
+        if (tag := comparable(version.entity_tag)) is not None:
+            get["if_match"] = tag
         result = self._obstore.get(self._client, self._key(path), options=get)
         # A server or a cache between may not look at If-Match.
-        about = result.meta
-        if version.tag is not None and tag_of(about) not in (version.tag, None):
-            raise Changed
-        if about["size"] != version.size:
+        if not version.is_of(result.meta):
             raise Changed
         return result
 
@@ -269,8 +283,7 @@ class ObjectStore:
 
     def _head(self, key: str) -> _Version:
         about = self._obstore.head(self._client, key)
-        word = about.get("e_tag") or f"{about['size']}-{about['last_modified']}"
-        return _Version(int(about["size"]), tag_of(about), word)
+        return _Version(int(about["size"]), about.get("e_tag"), about["last_modified"])
 
     def _listed(self, prefix: str) -> list[str]:
         parts = self._obstore.list(self._client, prefix or None)

@@ -7,7 +7,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -163,6 +163,21 @@ def test_an_object_that_changes_is_an_error(store: ObjectStore, server: ObjectSe
     other = ObjectStore(server.url)
     assert fetched(other, path, [(0, 5)]) == [CONTENT[::-1][:5]]
     other.close()
+
+
+@pytest.mark.parametrize("tags", ["weak", "none"])
+def test_an_object_that_changes_where_no_strong_tag_says_so(
+    store: ObjectStore, server: ObjectServer, tags: Literal["weak", "none"]
+) -> None:
+    """Weak tags are for caches, and If-Match must not be asked with them (RFC 9110); the time of
+    the last change is all that some servers say."""
+    server.tags, path = tags, f"{server.url}set/a.bin"
+    assert fetched(store, path, [(0, 5), (9, 5)]) == [CONTENT[:5], CONTENT[9:14]]
+    assert store.version(path).startswith("W/" if tags == "weak" else f"{len(CONTENT)}-2026")
+    server.objects["set/a.bin"] = CONTENT[::-1]
+    server.changed_at = "Mon, 23 Nov 2026 10:00:01 GMT"
+    with pytest.raises(StorageError, match="changed since it was opened"):
+        fetched(store, path, [(0, 5)])
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
