@@ -48,4 +48,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(
             f"no results of `iopipe bench storage --json` with schema {SCHEMA}", shard=str(path)
         )
+    if any("backend" not in row for row in content["rows"]):
+        raise DataError("results of --workload: only those of sweeps are compared", shard=str(path))
     return content

@@ -79,7 +79,11 @@ def sweep(
             if reason is not None:
                 findings.skip(target, job, reason)
                 continue
-            row = _run(target, job, seconds=seconds, repeat=repeat, verifies=effort.verifies)
+            try:
+                row = _run(target, job, seconds=seconds, repeat=repeat, verifies=effort.verifies)
+            except (OSError, MissingDependency) as error:  # the other jobs' rows are worth having
+                findings.skip(target, job, error)
+                continue
             findings.rows.append(row)
             on_row(row)
 

@@ -107,9 +107,11 @@ class ReadAheadStore:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            thread, windows = self._thread, list(self._windows)
+            thread = self._thread
         if thread is not None:
             thread.join()
+        with self._changed:  # only now: the thread may have been adding one
+            windows, self._windows = self._windows, []
         for window in windows:
             window.drain()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from iopipe.errors import NotFoundError, StorageError
 
@@ -151,7 +150,6 @@ def shown(path: str) -> str:
     return repr(path.partition("?")[0])
 
 
-def tag_of(about: Any) -> str | None:
+def comparable(tag: str | None) -> str | None:
     """A strong entity tag.  A weak one names no bytes, and servers refuse to compare by it."""
-    tag = about.get("e_tag")
     return tag if tag and not tag.startswith("W/") else None

@@ -70,6 +70,8 @@ class CachedStore:
             raise PipelineError(
                 f"max_bytes={max_bytes} holds no two blocks of {block_bytes} bytes: give more"
             )
+        if num_threads < 1:
+            raise PipelineError(f"num_threads={num_threads} must be 1 or more")
         self._store = store
         self._settings = os.fspath(folder), max_bytes, block_bytes, num_threads
         self._max_bytes, self._block_bytes = max_bytes, block_bytes
@@ -180,7 +182,7 @@ class CachedStore:
                 self.num_misses += 1
             content = self._fetched(known, block, wanted)
             for part in wanted:
-                if part.buffer.obj is not content.obj:
+                if part.buffer is not content:
                     part.buffer[:] = content[part.offset : part.offset + part.num_bytes]
             try:
                 self._folder.publish(name, content)

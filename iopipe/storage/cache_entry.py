@@ -7,6 +7,7 @@ given under the same name.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 
@@ -21,8 +22,7 @@ TRAILER_BYTES = _TRAILER.size
 class Entry:
     """An entry that is open: it is not evicted until `close`."""
 
-    def __init__(self, descriptor: int, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -35,6 +35,7 @@ class Entry:
             done += count
 
     def close(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # for children forked meanwhile, too
         os.close(self._descriptor)
 
 

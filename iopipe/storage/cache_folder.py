@@ -9,10 +9,10 @@ process ends, however it ends.
     folder/used              bytes of all entries, never less than the truth
     folder/3f/3fa4...e1-12   an entry: content, then 32 bytes (magic, length, two XXH3-64)
 
-Locks are open file description locks (fcntl(2)): they end with the descriptor.  An entry is
-written without a name (O_TMPFILE, open(2)) and linked when it is complete, so that a process
-killed before that leaves nothing.  Readers hold a shared flock(2) on the entry that they read;
-an entry that somebody holds is not evicted.
+Locks are open file description locks (fcntl(2)): they end with the process at the latest.  An
+entry is written without a name (O_TMPFILE, open(2)) and linked when it is complete, so that a
+process killed before that leaves nothing.  Readers hold a shared flock(2) on the entry that they
+read; an entry that somebody holds is not evicted.
 """
 
 from __future__ import annotations
@@ -75,33 +75,34 @@ class CacheFolder:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        entry = Entry(descriptor)
         try:
-            num_bytes = self._checked(name, path, descriptor)
+            is_there = self._checked(name, path, descriptor)
         except BaseException:
-            os.close(descriptor)
+            entry.close()
             raise
-        if num_bytes is None:
-            os.close(descriptor)
+        if not is_there:
+            entry.close()
             return None
-        return Entry(descriptor, num_bytes)
+        return entry
 
-    def _checked(self, name: str, path: str, descriptor: int) -> int | None:
+    def _checked(self, name: str, path: str, descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return None  # it is being evicted
+            return False  # it is being evicted
         about = os.fstat(descriptor)
         if about.st_nlink == 0:
-            return None
+            return False
         if self._verified.get(name) != (about.st_ino, about.st_ctime_ns):
             if not is_whole(name, descriptor, about.st_size):
                 self._drop_damaged(path, about.st_ino)
-                return None
+                return False
         if time.time() - about.st_mtime > _TOUCH_SECONDS:
             os.utime(descriptor)
             about = os.fstat(descriptor)
         self._verified[name] = about.st_ino, about.st_ctime_ns
-        return about.st_size - TRAILER_BYTES
+        return True
 
     def _drop_damaged(self, path: str, inode: int) -> None:
         """Others may hold it: they have the descriptor that they need."""
@@ -129,7 +130,7 @@ class CacheFolder:
                 pause = min(1.5 * pause, 0.02)
             yield is_ours
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
     def publish(self, name: str, content: memoryview) -> bool:
         """Keep the content under that name; False where all that is kept is in use.
@@ -188,7 +189,7 @@ class CacheFolder:
             with _Used(os.path.join(self.path, "used")) as used:
                 yield used
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.path, name[:2], name)
@@ -223,7 +224,7 @@ def _prepare(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if not mark.exists():
             others = sorted(set(os.listdir(folder)) - {_MARK, "locks"})
-            if others:
+            if others and not mark.exists():  # another process may have just begun to use it
                 raise StorageError(
                     f"{folder!r} holds {others[0]!r} and is no cache: give a folder of its own"
                 )
@@ -247,6 +248,15 @@ def _locked(descriptor: int, place: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """In words, and not by closing alone: a child that was forked meanwhile holds the same open
+    file, and the lock with it."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, 0, 0, 0, 0))
+    finally:
+        os.close(descriptor)
 
 
 def _removed(path: str) -> bool:

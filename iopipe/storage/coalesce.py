@@ -1,7 +1,8 @@
 """Near ranges become one read, large ones several.
 
 Stands between those who know ranges (`readers`, the stores) and those who read them.  Invariant:
-every byte asked for is in exactly one read, or in the one that a range is part of.
+a range lies in one read, or is cut into several without a gap; where ranges overlap, some bytes may
+be read twice.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ class SplitReads:
         return self._split.added_up(self._reads.wait())
 
 
-def check_task_bytes(task_bytes: int) -> None:
+def check_task_bytes(task_bytes: int, *, name: str = "task_bytes") -> None:
     if task_bytes < 4096 or task_bytes % 4096:
         raise PipelineError(
-            f"task_bytes={task_bytes}: give a multiple of 4096, so that aligned reads stay so"
+            f"{name}={task_bytes}: give a multiple of 4096, so that aligned reads stay so"
         )
 
 

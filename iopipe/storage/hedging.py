@@ -54,7 +54,7 @@ class Race:
         self.begun: float | None = None
         """When it was first sent; None while it waits for a thread."""
         self.is_over = self.is_hedged = False
-        self._reads = reads
+        self._reads: RacedReads | None = reads
         self._lock = threading.Lock()
 
     def put(self, place: int, part: memoryview) -> None:
@@ -69,8 +69,7 @@ class Race:
         with self._lock:
             if self.is_over:
                 raise Over
-            self.num_bytes, self.is_over = num_bytes, True
-        self._reads.one_less()
+            self._end(num_bytes)
 
     def win(self, content: memoryview) -> None:
         """Serve the request, unless it is over."""
@@ -78,16 +77,21 @@ class Race:
             if self.is_over:
                 raise Over
             self.request.buffer[: len(content)] = content
-            self.num_bytes = len(content)
-            self.is_over = True
-        self._reads.one_less()
+            self._end(len(content))
 
     def fail(self, error: BaseException) -> None:
         with self._lock:
             if self.is_over:
                 return
-            self.error, self.is_over = error, True
-        self._reads.one_less()
+            self.error = error
+            self._end(0)
+
+    def _end(self, num_bytes: int) -> None:
+        self.num_bytes, self.is_over = num_bytes, True
+        # Cut here, or both would live, with the buffers, until cycles are collected.
+        reads, self._reads = self._reads, None
+        assert reads is not None
+        reads.one_less()
 
 
 class RacedReads:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from iopipe.errors import NotFoundError, StorageError
 from iopipe.protocols import ReadRequest, Reads
+from iopipe.storage.patterns import matches
 
 
 class MemoryStore:
@@ -43,8 +42,7 @@ class MemoryStore:
 
     def glob(self, pattern: str) -> list[str]:
         """As `glob.glob` with `recursive=True`: `*` stops at `/`, hidden names stay hidden."""
-        wanted = pattern.split("/")
-        return sorted(path for path in list(self._objects) if _matches(path.split("/"), wanted))
+        return sorted(path for path in list(self._objects) if matches(path, pattern))
 
     def local_path(self, path: str) -> None:
         return None
@@ -99,23 +97,3 @@ class _DoneReads:
 
 def _not_found(path: str) -> NotFoundError:
     return NotFoundError(f"cannot find {path!r} in this memory store; write it first")
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether the components of a path match those of a pattern, one by one."""
-    if not names or not patterns:
-        return not names and not patterns
-    rest = names[1:]
-    if patterns[0] != "**":
-        return _name_matches(names[0], patterns[0]) and _matches(rest, patterns[1:])
-    visible = not names[0].startswith(".")
-    return (
-        _matches(names, patterns[1:])
-        or (visible and _matches(rest, patterns))
-        or (visible and not rest and len(patterns) == 1)
-    )
-
-
-def _name_matches(name: str, pattern: str) -> bool:
-    hidden = name.startswith(".") and not pattern.startswith(".")
-    return fnmatchcase(name, pattern) and not (hidden and re.search(r"[*?\[]", pattern))

@@ -7,7 +7,6 @@ is as long as it was asked for, or an error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import translate
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from iopipe.errors import MissingDependency, StorageError
 from iopipe.storage.answers import Incomplete, cleaned, said, shown
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
+_WITH_CONTAINER = ("abfs", "abfss")
 
 _STALL_SECONDS = 15.0
 """A connection that brings nothing for so long is given up."""
@@ -55,18 +55,10 @@ def root_of(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname:
         raise StorageError(f"no store for {shown(url)}: give a URL of {', '.join(SCHEMES)}")
-    if parts.username or parts.password:
+    # Of Azure's own form, abfss://container@account.dfs.core.windows.net/, it is no user.
+    if parts.password or (parts.username and parts.scheme not in _WITH_CONTAINER):
         raise StorageError("a URL must not hold a user or a password: give them as options")
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def pattern_of(key: str) -> str:
-    """As `glob.glob` with `recursive=True`: `*` stops at `/`."""
-    parts = []
-    for part in key.split("/"):
-        within = translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-        parts.append(".*" if part == "**" else within.replace(".*", "[^/]*"))
-    return "/".join(parts).replace(".*/", "(?:.*/)?")
 
 
 def parts_of(answer: Any, num_bytes: int) -> Iterator[memoryview]:

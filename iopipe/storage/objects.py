@@ -13,7 +13,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -22,24 +24,19 @@ from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.answers import (
     Changed,
     cleaned,
+    comparable,
     is_of_credentials,
     is_too_often,
     mapped,
     may_pass,
     said,
     shown,
-    tag_of,
 )
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
 from iopipe.storage.hedging import Hedges, Over, Race, RacedReads
-from iopipe.storage.object_client import (
-    check_length,
-    open_client,
-    parts_of,
-    pattern_of,
-    root_of,
-)
+from iopipe.storage.object_client import check_length, open_client, parts_of, root_of
 from iopipe.storage.pace import Pace
+from iopipe.storage.patterns import matches
 from iopipe.storage.threads import ReadThreads
 
 _log = logging.getLogger(__name__)
@@ -47,6 +44,8 @@ _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 5.0
 _CREDENTIAL_SECONDS = 3.0
 """For how long credentials are looked for again: a metadata service may be asked too often."""
 _HEDGE_THREADS = 4
+_NEVER = datetime.fromtimestamp(0, UTC)
+"""obstore's word for a server that does not say when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,22 @@ class _Version:
     """An object as it was first seen."""
 
     size: int
-    tag: str | None
-    word: str
+    entity_tag: str | None
+    changed_at: datetime
+    """Says something where there is no tag."""
+
+    @property
+    def word(self) -> str:
+        return self.entity_tag or f"{self.size}-{self.changed_at}"
+
+    def is_of(self, about: Any) -> bool:
+        """Whether an answer's bytes are of this version, as far as the server tells."""
+        tag = about.get("e_tag")
+        if about["size"] != self.size:
+            return False
+        if tag and self.entity_tag:
+            return bool(tag.removeprefix("W/") == self.entity_tag.removeprefix("W/"))
+        return bool(tag or self.entity_tag or about["last_modified"] in (self.changed_at, _NEVER))
 
 
 class ObjectStore:
@@ -81,9 +94,11 @@ class ObjectStore:
         deadline_seconds: float = 60.0,
         hedge_share: float = 0.02,
     ) -> None:
-        check_task_bytes(part_bytes)
+        check_task_bytes(part_bytes, name="part_bytes")
         if concurrency < 1:
             raise PipelineError(f"concurrency={concurrency} must be 1 or more")
+        if not deadline_seconds > 0:
+            raise PipelineError(f"deadline_seconds={deadline_seconds:g} must be more than 0")
         if not 0 <= hedge_share <= 1:
             raise PipelineError(f"hedge_share={hedge_share} must be from 0, for none, to 1")
         self._root = root_of(url)
@@ -96,6 +111,7 @@ class ObjectStore:
         self._pace = Pace(max_places=concurrency)
         self._hedges = Hedges(share=hedge_share)
         self._versions: dict[str, _Version] = {}
+        self._asked: dict[str, Future[_Version]] = {}
         self._lock = threading.Lock()
         self._threads = ReadThreads(concurrency, name="iopipe-objects")
         self._hedge_threads = ReadThreads(_HEDGE_THREADS, name="iopipe-objects-hedges")
@@ -138,9 +154,8 @@ class ObjectStore:
     def glob(self, pattern: str) -> list[str]:
         key = self._key(pattern)
         prefix = re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0]
-        wanted = re.compile(pattern_of(key))
         found = self._tried("list", pattern, lambda _: self._listed(prefix))
-        return sorted(f"{self._root}/{one}" for one in found if wanted.fullmatch(one))
+        return sorted(f"{self._root}/{one}" for one in found if matches(one, key))
 
     def local_path(self, path: str) -> None:
         return None
@@ -202,14 +217,11 @@ class ObjectStore:
     def _ask(self, path: str, offset: int, end: int, version: _Version) -> Any:
         """obstore's answer, whose bytes are still to come."""
         get: dict[str, Any] = {"range": (offset, end)}
-        if version.tag is not None:
-            get["if_match"] = version.tag
+        if (tag := comparable(version.entity_tag)) is not None:
+            get["if_match"] = tag
         result = self._obstore.get(self._client, self._key(path), options=get)
         # A server or a cache between may not look at If-Match.
-        about = result.meta
-        if version.tag is not None and tag_of(about) not in (version.tag, None):
-            raise Changed
-        if about["size"] != version.size:
+        if not version.is_of(result.meta):
             raise Changed
         return result
 
@@ -243,19 +255,35 @@ class ObjectStore:
             self._hedges.won()
 
     def _look(self, path: str) -> _Version:
+        """Whoever comes first asks; others that come meanwhile get the same answer."""
         with self._lock:
             found = self._versions.get(path)
-        if found is None:
+            if found is not None:
+                return found
+            asked = self._asked.get(path)
+            if is_first := asked is None:
+                asked = self._asked[path] = Future()
+        if is_first:
+            self._find(path, asked)
+        return asked.result()
+
+    def _find(self, path: str, asked: Future[_Version]) -> None:
+        try:
             key = self._key(path)
             found = self._tried("find", path, lambda _: self._head(key))
+        except BaseException as error:
             with self._lock:
-                found = self._versions.setdefault(path, found)
-        return found
+                del self._asked[path]
+            asked.set_exception(error)
+        else:
+            with self._lock:
+                self._versions[path] = found
+                del self._asked[path]
+            asked.set_result(found)
 
     def _head(self, key: str) -> _Version:
         about = self._obstore.head(self._client, key)
-        word = about.get("e_tag") or f"{about['size']}-{about['last_modified']}"
-        return _Version(int(about["size"]), tag_of(about), word)
+        return _Version(int(about["size"]), about.get("e_tag"), about["last_modified"])
 
     def _listed(self, prefix: str) -> list[str]:
         parts = self._obstore.list(self._client, prefix or None)
@@ -263,12 +291,13 @@ class ObjectStore:
 
     def _tried(self, action: str, path: str, call: Callable[[float], Any]) -> Any:
         """`call(start)`, again and again while its failures may pass."""
-        if self._client is None:
+        if self._client is None or self._threads.is_forked():
             self._threads.check_usable()
-        begun = time.monotonic()
+        begun: float | None = None
         pause = _BACKOFF_SECONDS
         while True:
             start = self._pace.begin()
+            begun = begun or start
             try:
                 result = call(start)
             except Over:

@@ -244,9 +244,16 @@ def _files_of(folder: str, pattern: str) -> list[str]:
     many files takes longer than all else."""
     try:
         with os.scandir(folder or os.curdir) as entries:
-            files = [entry.name for entry in entries if entry.is_file()]
+            files = [entry.name for entry in entries if _is_file(entry)]
     except OSError:
         return []
     if not pattern.startswith("."):
         files = [name for name in files if not name.startswith(".")]
     return sorted(os.path.join(folder, name) for name in fnmatch.filter(files, pattern))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle, or into what may not be seen: one of many names
+        return False

@@ -6,8 +6,8 @@ says where the object ended; errors of the file system become `StorageError`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from iopipe.errors import MissingDependency, NotFoundError, PipelineError, Stora
 from iopipe.protocols import ReadRequest, Reads
 from iopipe.storage.answers import cleaned, said, shown
 from iopipe.storage.coalesce import SplitReads, check_task_bytes, split_requests
+from iopipe.storage.threads import ReadThreads, SharedReads
 
 
 class RemoteStore:
@@ -27,7 +28,7 @@ class RemoteStore:
 
     def __init__(self, url: str, *, num_threads: int = 16, part_bytes: int = 8 << 20) -> None:
         """`url` is any of the file system's; it decides which one that is."""
-        check_task_bytes(part_bytes)
+        check_task_bytes(part_bytes, name="part_bytes")
         if num_threads < 1:
             raise PipelineError(f"num_threads={num_threads} must be 1 or more")
         self._url = url
@@ -38,21 +39,26 @@ class RemoteStore:
         self._sizes: dict[str, int] = {}
         """As last asked for: an object store's objects do not grow, and a request for their
         size costs as much as one for their bytes."""
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = ReadThreads(num_threads, name="iopipe-remote")
 
     def __reduce__(self) -> tuple[Callable[..., RemoteStore], tuple[str, int, int]]:
         return _from_settings, (self._url, self._num_threads, self._part_bytes)
 
     def size(self, path: str) -> int:
-        self._sizes[path] = int(self._object(path)["size"])
-        return self._sizes[path]
+        self._threads.check_usable()
+        return self._size(path)
 
     def version(self, path: str) -> str:
         """The ETag where there is one, else size and time of the last change."""
+        self._threads.check_usable()
         found = self._object(path)
         tag = found.get("ETag") or found.get("etag")
         changed = found.get("LastModified") or found.get("mtime") or found.get("updated")
         return str(tag) if tag else f"{found['size']}-{changed}"
+
+    def _size(self, path: str) -> int:
+        self._sizes[path] = int(self._object(path)["size"])
+        return self._sizes[path]
 
     def _object(self, path: str) -> dict[str, Any]:
         with _mapped("find", path):
@@ -66,6 +72,7 @@ class RemoteStore:
         return found
 
     def glob(self, pattern: str) -> list[str]:
+        self._threads.check_usable()
         with _mapped("list", pattern):
             found = self._files.glob(pattern, detail=True)
         return sorted(
@@ -81,24 +88,34 @@ class RemoteStore:
         return None
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> int:
+        self._threads.check_usable()
+        return self._read(ReadRequest(path, offset, buffer))
+
+    def _read(self, request: ReadRequest) -> int:
+        path, offset, buffer = request.path, request.offset, request.buffer
         if offset < 0:
             raise StorageError(f"cannot read {shown(path)} at offset {offset}: give 0 or more")
         size = self._sizes.get(path)
-        end = min(offset + len(buffer), self.size(path) if size is None else size)
+        end = min(offset + len(buffer), self._size(path) if size is None else size)
         if offset >= end:
             return 0
-        with _mapped(f"read {end - offset} bytes at offset {offset} of", path):
+        wanted = end - offset
+        with _mapped(f"read {wanted} bytes at offset {offset} of", path):
             content = self._files.cat_file(path, start=offset, end=end)
+        if len(content) > wanted:  # from which place they are nobody knows
+            raise StorageError(
+                f"cannot read {wanted} bytes at offset {offset} of {shown(path)}: "
+                f"{len(content)} came, so its server does not serve ranges; copy it elsewhere"
+            )
         buffer[: len(content)] = content
         return len(content)
 
     def submit(self, requests: Sequence[ReadRequest]) -> Reads:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._num_threads, "iopipe-remote")
+        self._threads.check_usable()
         split = split_requests(requests, task_bytes=self._part_bytes)
         tasks = requests if split is None else split.requests
-        submit = self._pool.submit
-        reads = _Reads([submit(self.read_into, one.path, one.offset, one.buffer) for one in tasks])
+        reads = SharedReads(len(tasks))
+        self._threads.start(tasks, deque(range(len(tasks))), reads, self._read)
         return reads if split is None else SplitReads(reads, split)
 
     def describe(self) -> str:
@@ -106,18 +123,8 @@ class RemoteStore:
 
     def close(self) -> None:
         """Wait for the reads under way and end the threads; idempotent."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
-
-
-class _Reads:
-    def __init__(self, futures: list[Future[int]]) -> None:
-        self._futures = futures
-
-    def wait(self) -> list[int]:
-        wait(self._futures)
-        return [future.result() for future in self._futures]
+        if not self._threads.is_forked():
+            self._threads.close()
 
 
 def _file_system(url: str) -> Any:

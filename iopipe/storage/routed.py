@@ -50,9 +50,11 @@ class RoutedStore:
         by_place: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             by_place.setdefault(place_of(request.path), []).append(number)
+        # All stores before the first read: where one is missing, nothing is under way.
+        stores = [self._of(requests[numbers[0]].path) for numbers in by_place.values()]
         parts = [
-            (numbers, self._of(requests[numbers[0]].path).submit([requests[at] for at in numbers]))
-            for numbers in by_place.values()
+            (numbers, store.submit([requests[at] for at in numbers]))
+            for store, numbers in zip(stores, by_place.values(), strict=True)
         ]
         return _RoutedReads(len(requests), parts)
 

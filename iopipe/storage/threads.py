@@ -40,6 +40,7 @@ class SharedReads:
     def wait(self) -> list[int]:
         if self.here is not None:
             self.here()
+            self.here = None  # it holds this object, and that the buffers
         if self.futures:  # asking about none takes longer than a cached read of 4 KB
             for future in wait(self.futures).done:
                 future.result()
@@ -90,6 +91,7 @@ class ReadThreads:
 
     def run(self, call: Callable[[], None], *, num_threads: int) -> list[Future[None]]:
         """Start `call` in that many threads, or in all there are."""
+        self.check_usable()  # before the lock, which nobody frees in a child of a fork
         with self._lock:
             self.check_usable()
             if self._pool is None:

@@ -129,7 +129,7 @@ class _Submission:
     def __init__(self, requests: Sequence[ReadRequest]) -> None:
         self.requests = requests
         self.num_bytes = [len(request.buffer) for request in requests]
-        self.errors: dict[int, StorageError] = {}
+        self.errors: dict[int, Exception] = {}
         self.latest: tuple[str, OpenFile] | None = None
         """The file of the request before; readers ask for one shard after the other."""
         self.num_left = 1
@@ -141,7 +141,7 @@ class _Submission:
         if self.num_left == 0:
             self._ended.set()
 
-    def fail(self, error: StorageError) -> None:
+    def fail(self, error: Exception) -> None:
         self.errors[0] = error
         self._ended.set()
 
@@ -170,6 +170,7 @@ class _Server:
     def __init__(self, depth: int, bounce_bytes: int, files: Descriptors) -> None:
         self._files = files
         self._bounce_bytes = bounce_bytes
+        self._is_open = True
         self._places = list(range(depth))
         """Free ones; a place is a tag and a bounce buffer."""
         self._under_way: dict[int, _Read] = {}
@@ -190,44 +191,46 @@ class _Server:
         try:
             self._ring.enable()
             self._serve(inbox)
-        except StorageError as error:
+        except Exception as error:  # whoever waits must not wait for ever
             self._refuse(error, inbox)
         finally:
             self._ring.close()
 
     def _serve(self, inbox: queue.SimpleQueue[_Submission | None]) -> None:
-        is_open = True
-        while is_open or self._left or self._under_way:
+        while self._is_open or self._left or self._under_way:
             try:
                 submission = inbox.get(block=not (self._left or self._under_way))
             except queue.Empty:
                 self._turn(num_wanted=1)
                 continue
             if submission is None:
-                is_open = False
+                self._is_open = False
                 continue
             try:
                 self._accept(submission)
-            except StorageError as error:
+            except Exception as error:
                 submission.fail(error)
                 raise
             del submission  # or its buffers would live until the next one
 
-    def _refuse(self, error: StorageError, inbox: queue.SimpleQueue[_Submission | None]) -> None:
+    def _refuse(self, error: Exception, inbox: queue.SimpleQueue[_Submission | None]) -> None:
         """The ring is of no use any more: all that is and will be asked fails.
 
         What the kernel may still write to is kept alive until the store is closed.
         """
         for read in (*self._left, *self._under_way.values()):
             read.submission.fail(error)
-        while (submission := inbox.get()) is not None:
+        while self._is_open:
+            submission = inbox.get()
+            if submission is None:
+                return
             submission.fail(error)
 
     def _accept(self, submission: _Submission) -> None:
         for index in range(len(submission.requests)):
             try:
                 self._plan(submission, index)
-            except StorageError as error:
+            except (StorageError, TypeError, ValueError) as error:  # the last two: no such buffer
                 submission.errors[index] = error
             while len(self._left) > len(self._places):
                 self._turn(num_wanted=1)
@@ -263,8 +266,8 @@ class _Server:
         while self._left and self._places:
             self._push(self._left.popleft())
         for place, result in self._ring.enter(num_wanted=num_wanted):
-            read = self._under_way.pop(place)
-            self._finish(read, place, result)
+            self._finish(self._under_way[place], place, result)
+            del self._under_way[place]
             self._places.append(place)
 
     def _push(self, read: _Read) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 SLOW_DOWN = (
@@ -50,6 +50,8 @@ class ObjectServer:
         self.statuses: list[int] = []
         self.headers: list[dict[str, str]] = []
         self.num_connections = 0
+        self.tags: Literal["strong", "weak", "none"] = "strong"
+        self.changed_at = "Mon, 23 Nov 2026 10:00:00 GMT"
         self.released = threading.Event()
         """Set it and what hangs goes on."""
         self._lock = threading.Lock()
@@ -134,10 +136,16 @@ def _handler(server: ObjectServer) -> type[BaseHTTPRequestHandler]:
             tag = f'"{hashlib.md5(content).hexdigest()}"'
             if fault == "tag":
                 tag = '"another"'
-            elif self.headers.get("If-Match", tag) != tag:
+            elif self.headers.get("If-Match", tag) != tag or (
+                "If-Match" in self.headers and server.tags != "strong"
+            ):
                 self._answer(412, b"")
                 return
-            headers = {"ETag": tag, "Last-Modified": "Mon, 23 Nov 2026 10:00:00 GMT"}
+            headers = {"ETag": tag, "Last-Modified": server.changed_at}
+            if server.tags == "weak":
+                headers["ETag"] = f"W/{tag}"
+            elif server.tags == "none":
+                del headers["ETag"]
             first, last, status = 0, len(content) - 1, 200
             if wanted := self.headers.get("Range"):
                 start, _, end = wanted.removeprefix("bytes=").partition("-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -205,6 +206,39 @@ def test_it_can_be_closed_at_any_time() -> None:
         assert not [one for one in threading.enumerate() if one.name == "iopipe-read-ahead"]
         with pytest.raises(StorageError, match="closed"):
             fetched(store, [ByteRange(PATHS[0], 0, 1)])
+
+
+def test_close_waits_for_a_window_that_is_just_being_added() -> None:
+    inside, go_on, waited = threading.Event(), threading.Event(), []
+
+    class Slow(Watched):
+        def submit(self, requests: Sequence[ReadRequest]) -> Reads:
+            reads = super().submit(requests)
+            if requests and requests[0].path == PATHS[1]:
+                inside.set()
+                go_on.wait()
+                return Noting(reads)
+            return reads
+
+    class Noting:
+        def __init__(self, reads: Reads) -> None:
+            self.reads = reads
+
+        def wait(self) -> list[int]:
+            waited.append(1)
+            return self.reads.wait()
+
+    tasks = [[ByteRange(path, 0, 1000)] for path in PATHS]
+    store = ReadAheadStore(Slow(), iter(tasks), num_bytes=3000)
+    fetched(store, tasks[0])
+    inside.wait()
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    while not store._is_closed:
+        time.sleep(0.001)
+    go_on.set()
+    closer.join()
+    assert waited == [1]
 
 
 def test_it_says_what_it_does() -> None:

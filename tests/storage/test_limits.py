@@ -63,6 +63,54 @@ def test_permission_denied_by_the_kernel(name: str, tmp_path: Path) -> None:
     assert "ermission denied" in done.stdout and "a.bin" in done.stdout, done.stderr
 
 
+FORKED = """
+import os, signal, sys
+from iopipe.errors import StorageError
+from iopipe.protocols import ReadRequest
+from iopipe.storage.objects import ObjectStore
+from iopipe.storage.remote import RemoteStore
+kind, url = sys.argv[1:]
+store = ObjectStore(url) if kind == "objects" else RemoteStore(url)
+request = ReadRequest(url + "a", 3, memoryview(bytearray(10)))
+assert store.submit([request]).wait() == [10]
+calls = (lambda: store.submit([request]).wait(), lambda: store.read_into(*request_of(request)),
+         lambda: store.size(url + "b"), lambda: store.version(url + "b"), lambda: store.glob(url))
+def request_of(one):
+    return one.path, one.offset, one.buffer
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    for call in calls:
+        try:
+            call()
+        except StorageError as error:
+            if "does not survive a fork" not in str(error):
+                os._exit(1)
+        else:
+            os._exit(2)
+    os._exit(42)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), store.submit([request]).wait(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["objects", "remote"])
+def test_forked_child_is_told_to_open_its_own_store(
+    kind: str, server: ObjectServer, tmp_path: Path
+) -> None:
+    """Threads of the client library do not survive, and who asks them waits for ever."""
+    (tmp_path / "a").write_bytes(bytes(100))
+    url = server.url if kind == "objects" else f"file://{tmp_path}/"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED, kind, url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "42 [10]\n", done.stderr
+
+
 FULL_TABLE = """
 import os, resource, sys
 from iopipe.errors import StorageError

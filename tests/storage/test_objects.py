@@ -6,14 +6,16 @@ import logging
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from fakes.object_server import ObjectServer
 
-from iopipe.errors import NotFoundError, StorageError
+from iopipe.errors import NotFoundError, PipelineError, StorageError
 from iopipe.protocols import ReadRequest
+from iopipe.storage import objects
 from iopipe.storage.objects import ObjectStore
 
 CONTENT = np.random.default_rng(8).integers(0, 256, 200_001, dtype=np.uint8).tobytes()
@@ -56,6 +58,17 @@ def test_ranges(store: ObjectStore, server: ObjectServer) -> None:
     assert store.local_path(path) is None and store.view(path) is None
     sizes = [int(one["range"].split("-")[1]) for one in server.headers if "range" in one]
     assert len(sizes) == 1 + 1 + 2 + 4 + 1  # long ones in parts; nothing beyond the end is asked
+
+
+def test_an_object_is_looked_for_once(store: ObjectStore, server: ObjectServer) -> None:
+    path = f"{server.url}set/a.bin"
+    assert fetched(store, path, [(0, 9)] * 60) == [CONTENT[:9]] * 60
+    assert len([one for one in server.headers if "range" not in one]) == 1
+    for _ in range(2):  # nor is it remembered that it is not there
+        with pytest.raises(NotFoundError):
+            fetched(store, f"{server.url}set/b.bin", [(0, 9)] * 60)
+    server.objects["set/b.bin"] = b"new"
+    assert fetched(store, f"{server.url}set/b.bin", [(0, 9)]) == [b"new"]
 
 
 def test_a_thousand_ranges_at_once(store: ObjectStore, server: ObjectServer) -> None:
@@ -101,6 +114,46 @@ def test_an_end_is_put_to_trying(server: ObjectServer) -> None:
     store.close()
 
 
+def test_the_time_for_trying_begins_with_the_first_request(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the wait for its turn."""
+    now, answers = [0.0], iter([ConnectionError(), "found"])
+
+    class Slow:
+        rate, num_refused = None, 0
+
+        def begin(self) -> float:
+            now[0] += 100
+            return now[0]
+
+        def served(self) -> None: ...
+
+        def failed(self) -> None: ...
+
+    def call(_: float) -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None)
+    monkeypatch.setattr(objects, "time", clock)
+    monkeypatch.setattr(store, "_pace", Slow())
+    assert store._tried("find", "a", call) == "found"
+
+
+def test_illegal_options(server: ObjectServer) -> None:
+    for options, said in (
+        ({"part_bytes": 100}, "part_bytes=100: give a multiple of 4096"),
+        ({"concurrency": 0}, "concurrency=0 must be 1 or more"),
+        ({"deadline_seconds": 0}, "deadline_seconds=0 must be more than 0"),
+        ({"hedge_share": 2}, "hedge_share=2 must be from 0"),
+    ):
+        with pytest.raises(PipelineError, match=said):
+            ObjectStore(server.url, **options)
+
+
 def test_an_object_that_changes_is_an_error(store: ObjectStore, server: ObjectServer) -> None:
     path = f"{server.url}set/a.bin"
     assert fetched(store, path, [(0, 5)]) == [CONTENT[:5]]
@@ -110,6 +163,21 @@ def test_an_object_that_changes_is_an_error(store: ObjectStore, server: ObjectSe
     other = ObjectStore(server.url)
     assert fetched(other, path, [(0, 5)]) == [CONTENT[::-1][:5]]
     other.close()
+
+
+@pytest.mark.parametrize("tags", ["weak", "none"])
+def test_an_object_that_changes_where_no_strong_tag_says_so(
+    store: ObjectStore, server: ObjectServer, tags: Literal["weak", "none"]
+) -> None:
+    """Weak tags are for caches, and If-Match must not be asked with them (RFC 9110); the time of
+    the last change is all that some servers say."""
+    server.tags, path = tags, f"{server.url}set/a.bin"
+    assert fetched(store, path, [(0, 5), (9, 5)]) == [CONTENT[:5], CONTENT[9:14]]
+    assert store.version(path).startswith("W/" if tags == "weak" else f"{len(CONTENT)}-2026")
+    server.objects["set/a.bin"] = CONTENT[::-1]
+    server.changed_at = "Mon, 23 Nov 2026 10:00:01 GMT"
+    with pytest.raises(StorageError, match="changed since it was opened"):
+        fetched(store, path, [(0, 5)])
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
@@ -169,6 +237,10 @@ def test_a_bucket_is_listed_and_read(server: ObjectServer) -> None:
     assert store.glob("s3://b/**/*.tar") == [
         *("s3://b/x/1.tar", "s3://b/x/2.tar", "s3://b/x/y/3.tar")
     ]
+    server.objects["b/x/.h.tar"] = b""
+    assert store.glob("s3://b/x/?.tar") == ["s3://b/x/1.tar", "s3://b/x/2.tar"]
+    assert store.glob("s3://b/x/*.tar") == ["s3://b/x/1.tar", "s3://b/x/2.tar"]  # none is hidden
+    assert store.glob("s3://b/x?1.tar") == store.glob("s3://b/x[!a]1.tar") == []
     assert store.glob("s3://b/x/[23]*") == ["s3://b/x/2.tar"] and store.glob("s3://b/q*") == []
     assert fetched(store, "s3://b/x/1.tar", [(0, 100)]) == [b"b/x/1.tar"]
     store.close()

@@ -52,7 +52,13 @@ def test_other_schemes_are_those_of_fsspec(tmp_path: Path, monkeypatch: pytest.M
         open_store("s3://b/k", prefer="fsspec")
 
 
-@pytest.mark.parametrize("url", ["s3://b/k", "gs://b/k", "az://b/k", "http://h/k", "https://h/k"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://b/k", "gs://b/k", "az://b/k", "http://h/k", "https://h/k"),
+        "abfss://container@account.dfs.core.windows.net/k",
+    ],
+)
 def test_objects_go_through_obstore_or_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"account_name": "a"} if url.startswith("az") else {}
     with closing(open_store(url, options=options)) as store:

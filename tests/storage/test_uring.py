@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import random
+import threading
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,16 +128,61 @@ def test_read_error_names_path_offset_and_remedy(
         store.read_into(path, 5, memoryview(bytearray(9)))
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [StorageError("broken"), ZeroDivisionError("broken")])
 def test_a_broken_ring_fails_all_that_is_and_will_be_asked(
-    store: Store, path: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, path: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken(self: Ring, *, num_wanted: int) -> list[tuple[int, int]]:
-        raise StorageError("cannot enter an io_uring: broken")
+        raise error
 
     monkeypatch.setattr(Ring, "enter", broken)
     for _ in range(3):
-        with pytest.raises(StorageError, match="broken"):
+        with pytest.raises(type(error), match="broken"):
             store.read_into(path, 5, memoryview(bytearray(9)))
+
+
+@pytest.mark.timeout(60)
+def test_a_ring_that_breaks_while_it_is_closed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LOCAL["uring"]()
+    assert isinstance(store, UringStore)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def breaking(self: Ring, *, num_wanted: int) -> list[tuple[int, int]]:
+        if go_on.is_set():
+            raise StorageError("broken")
+        inside.set()
+        go_on.wait()
+        return []
+
+    monkeypatch.setattr(Ring, "enter", breaking)
+    reads = store.submit([ReadRequest(path, 5, memoryview(bytearray(9)))])
+    inside.wait()
+    store._end()  # as `close` begins; the thread sees it before its ring breaks
+    go_on.set()
+    store.close()
+    with pytest.raises(StorageError, match="broken"):
+        reads.wait()
+
+
+@pytest.mark.timeout(60)
+def test_memory_that_cannot_be_written_to_is_the_error_of_its_request(
+    store: Store, path: str
+) -> None:
+    good = bytearray(9)
+    reads = store.submit([ReadRequest(path, 5, memoryview(one)) for one in (good, bytes(9))])
+    with pytest.raises(TypeError):
+        reads.wait()
+    assert good == CONTENT[5:14]
+    read(store, path)
+
+
+@pytest.mark.timeout(60)
+def test_memory_of_other_items_than_bytes_leaves_nobody_waiting(path: str) -> None:
+    store = LOCAL["uring"]()
+    with pytest.raises(ValueError, match="memoryview assignment"):
+        store.read_into(path, 1, memoryview(array("f", [0.0] * 9)))
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def test_two_files_are_compared(
 def test_a_file_of_something_else_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for text in ("{}", "no json"):
+    of_workload = json.dumps({"schema": 1, "rows": [{"workload": "unet3d", "gbps": 1.0}]})
+    for text in ("{}", "no json", of_workload):
         (tmp_path / "a").write_text(text)
         assert _bench("--compare", tmp_path / "a", tmp_path / "a") == 1
         assert capsys.readouterr().err.count("\n") == 1

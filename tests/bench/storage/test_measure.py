@@ -22,7 +22,7 @@ from iopipe.bench.storage.rows import Row
 from iopipe.bench.storage.sweep import Effort, Findings, sweep
 from iopipe.bench.storage.targets import Target, target_of
 from iopipe.errors import DataError, StorageError
-from iopipe.protocols import ReadRequest, Reads
+from iopipe.protocols import ReadRequest, Reads, Store
 from iopipe.storage import MemoryStore, PosixStore
 from iopipe.storage.gds import GdsStore
 from iopipe.storage.gds_probe import GdsPath
@@ -196,6 +196,22 @@ def test_every_job_ends_as_rows_or_as_a_reason(target: Target) -> None:
     reasons = {one.what.rpartition(": ")[2]: one.reason for one in findings.skipped}
     assert "no CUDA device" in reasons["destination pinned"]
     assert reasons["blocks of 2 MiB"] == f"the largest file has {SIZE} bytes"
+
+
+def test_a_job_that_fails_costs_no_other_its_rows(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(store: Store, job: Job, *rest: Any, **options: Any) -> Row:
+        if job.queue_depth == 2:
+            raise StorageError("the device failed")
+        return measure(store, job, *rest, **options)
+
+    monkeypatch.setattr("iopipe.bench.storage.sweep.measure", failing)
+    jobs = [_job(queue_depth=depth) for depth in (1, 2, 4)]
+    findings = _swept(target, jobs)
+    assert [row.job.queue_depth for row in findings.rows] == [1, 4] * 2
+    (one,) = findings.skipped
+    assert one.reason == "the device failed" and str(jobs[1]) in one.what
 
 
 def test_a_budget_that_is_used_up_is_said(target: Target) -> None:
