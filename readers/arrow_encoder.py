@@ -99,7 +99,11 @@ class BatchEncoder:
         if len(self._builder) or self._writer is None:
             self._flush()
         self._writer.close()
-        return Finished(columns=self._builder.columns, checksums=self._builder.checksums)
+        return Finished(
+            columns=self._builder.columns,
+            checksums=self._builder.checksums,
+            stores_keys=self._builder.schema is not None and KEY in self._builder.schema.names,
+        )
 
     def _flush(self) -> None:
         batch = self._builder.batch()

@@ -47,6 +47,7 @@ _LENGTH = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 _VERSION = 1
 _THREADS = 4
+_KEYS_AT_ONCE = 64
 _WINDOW_BYTES = 1 << 20
 
 
@@ -113,6 +114,11 @@ class TFRecordSource:
             for sample, features in zip(wanted.tolist(), rows, strict=True)
         ]
         return Samples(ids=wanted, keys=keys, columns=columns)
+
+    def stored_keys(self, ids: Int64Array, store: Store) -> list[str]:
+        """Reads whole records, some at a time."""
+        parts = (ids[n : n + _KEYS_AT_ONCE] for n in range(0, len(ids), _KEYS_AT_ONCE))
+        return [key for part in parts for key in self.samples(part, store).keys]
 
     def _places(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         shards, _ = self._rows.place(ids)

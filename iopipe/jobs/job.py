@@ -218,7 +218,9 @@ class _Run:
         if options.splits or options.dedup:
             left_out = self._duplicates() if options.dedup else np.empty(0, np.int64)
             shares = [share for _, share in options.splits]
-            found = write_selections(self.source, shares, left_out, self._ledger.folder)
+            found = write_selections(
+                self.source, self._reader.store, shares, left_out, self._ledger.folder
+            )
             selected = [(path, count) for path, count in found]
         plan = make_plan(
             options,
