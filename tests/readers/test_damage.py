@@ -174,7 +174,7 @@ def test_a_run_goes_on_without_them(dataset: tuple[str, Path], policy: Any) -> N
     lost = _damaged(kind, folder)
     columns = _columns(kind)
     reading = iopipe.read(folder, columns=columns, on_error=policy, max_errors=len(lost))
-    with reading.shuffle(1).batch(7).run() as run:
+    with reading.shuffle(1).batch(30).run() as run:
         keys = [key for batch in run for key in batch["__key__"]]
         assert run.report().errors.num_skipped == len(lost)
     names = "k{}" if kind in ("parquet", "arrow") else "{}"
