@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from iopipe.errors import DataError
+from iopipe.errors import DataError, StorageError
 from iopipe.protocols import Store
 from iopipe.readers.arrow_columns import Span
 from iopipe.readers.arrow_framing import FILE_MAGIC, BatchFrame, check_footer, frames
@@ -87,11 +87,15 @@ def _parsed(
         if is_file:
             check_footer(memoryview(memory), found, path)
             reader = pa.ipc.open_file(memory)
-            schema, streamed = reader.schema, ()
-        else:
-            stream = pa.ipc.open_stream(memory)
-            reader, schema, streamed = None, stream.schema, tuple(stream)
-        return ArrowFile(path, local, memory, schema, batches, reader, streamed, max_batch_bytes)
+            return ArrowFile(
+                path, local, memory, reader.schema, batches, reader, (), max_batch_bytes
+            )
+        stream = pa.ipc.open_stream(memory)
+        return ArrowFile(
+            path, local, memory, stream.schema, batches, None, tuple(stream), max_batch_bytes
+        )
+    except (DataError, StorageError):
+        raise
     except (*_DAMAGE, MemoryError) as error:
         raise of_arrow(error, path, "it is no valid Arrow IPC file; write it again") from error
 

@@ -48,10 +48,8 @@ def open_shards(
 
 
 def of_arrow(error: Exception, path: str, what: str) -> DataError | StorageError:
-    """An exception that pyarrow raised: of the operating system, which has a number, or of
-    what the bytes say."""
-    if isinstance(error, DataError | StorageError):
-        return error
+    """In place of an exception that pyarrow raised: of the operating system, which has a number,
+    or of what the bytes say."""
     if isinstance(error, OSError) and error.errno is not None:
         return StorageError(f"cannot read {path!r}: {error.strerror or error}")
     return DataError(f"{what}: {error}", shard=path)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
@@ -205,11 +205,13 @@ class ParquetSource:
             with _opened(path, store, metadata, content) as reader:
                 table = self._decoded(reader, group, columns, rows_at_once)
             batches = table.combine_chunks().to_batches()
+        except DataError as error:
+            error.shard = path
+            raise
+        except StorageError:
+            raise
         except _DAMAGE as error:
-            mapped = of_arrow(error, path, f"row group {group} cannot be read")
-            if isinstance(mapped, DataError):
-                mapped.shard = path
-            raise mapped from error
+            raise of_arrow(error, path, f"row group {group} cannot be read") from error
         if len(batches) != 1 or batches[0].num_rows != found.num_rows:
             raise DataError(f"row group {group} has not the rows it says", shard=path)
         return Batch(batches[0], path)
@@ -311,6 +313,8 @@ def _read_footer(path: str, store: Store) -> _File:
     try:
         with _opened(path, store, None, StoreFile(store, path)) as reader:
             return _File(path, reader.schema_arrow, reader.metadata, groups)
+    except (DataError, StorageError):
+        raise
     except (*_DAMAGE, MemoryError) as error:
         raise of_arrow(error, path, "it is no valid Parquet file") from error
 

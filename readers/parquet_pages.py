@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +28,7 @@ _AS_THEY_ARE = (0, 6, 9)
 _BY_NUMBER = (2, 8)
 _OFFSET_BYTES = 5
 """Of a value of any length besides its bytes: int32, and whether it is null."""
-_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
+_CODECS: dict[int, Any] = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,10 +94,9 @@ def _write(
         "rejected": [asdict(rejection) for rejection in rejected],
         "codes": codes,
     }
-    fields = [(field.name, _stored_type(field.type, codes[field.name])) for field in columns]
-    schema = pa.schema([(_POSITION, pa.int64()), (_KEY, pa.string()), *fields]).with_metadata(
-        {"iopipe": json.dumps(header)}
-    )
+    own = [pa.field(_POSITION, pa.int64()), pa.field(_KEY, pa.string())]
+    schema = pa.schema([*own, *(_stored(field, codes[field.name]) for field in columns)])
+    schema = schema.with_metadata({"iopipe": json.dumps(header)})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with (
@@ -144,11 +143,9 @@ def _code(field: pa.Field[Any], rows: list[tuple[int, Sample]]) -> str:
     return "json" if pa.types.is_string(field.type) and not is_text else ""
 
 
-def _stored_type(kind: Any, code: str) -> pa.DataType:
-    if code == "npy":
-        return pa.large_binary()
-    plain: pa.DataType = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return plain
+def _stored(field: pa.Field[Any], code: str) -> pa.Field[Any]:
+    kind: Any = pa.large_binary() if code == "npy" else field.type
+    return pa.field(field.name, kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _as_npy(value: Any) -> bytes:
