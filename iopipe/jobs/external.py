@@ -94,9 +94,9 @@ def _write(
         "rejected": [asdict(rejection) for rejection in rejected],
         "codes": codes,
     }
-    own = [pa.field(_POSITION, pa.int64()), pa.field(_KEY, pa.string())]
-    schema = pa.schema([*own, *(_stored(field, codes[field.name]) for field in columns)])
-    schema = schema.with_metadata({"iopipe": json.dumps(header)})
+    fields: list[pa.Field[Any]] = [pa.field(_POSITION, pa.int64()), pa.field(_KEY, pa.string())]
+    fields += [_stored(field, codes[field.name]) for field in columns]
+    schema = pa.schema(fields).with_metadata({"iopipe": json.dumps(header)})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with (
