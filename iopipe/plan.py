@@ -21,10 +21,14 @@ _BLOCK_SAMPLES = 4096
 
 
 def mean_sample_bytes(source: Source) -> float:
-    """Bytes of a sample on average, 1 at least, judged by some that are spread over the source."""
+    """Bytes of a sample on average, 1 at least, judged by some that are spread over the source;
+    a source whose samples share what is read for them says it itself, as `mean_bytes`."""
     num_samples = len(source)
     if not num_samples:
         return 1.0
+    known: float | None = getattr(source, "mean_bytes", None)
+    if known is not None:
+        return max(1.0, known)
     probe = list(range(0, num_samples, max(1, num_samples // _PROBED_SAMPLES)))
     return max(1.0, sum(part.length for part in source.ranges(probe)) / len(probe))
 

@@ -2,7 +2,8 @@
 
 A reader: columns of a file become columns of `Samples`.  Invariant: bytes and numbers of
 batches that are not compressed are views of the mapped file until something downstream
-copies them on purpose; no batch is used that was not validated.
+copies them on purpose; no batch is used that was not validated.  Damage is charged to the rows
+of its batch.
 
 Source: Apache Arrow columnar format, IPC file and streaming format.
 """
@@ -13,7 +14,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import (
     ByteRange,
     Column,
+    ErrorPolicy,
     Int64Array,
     Location,
     NumberKeys,
@@ -40,14 +42,15 @@ from iopipe.readers.arrow_columns import (
     row_layout,
 )
 from iopipe.readers.arrow_encoder import arrow_encoder
-from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START, BatchFrame, check_footer, frames
+from iopipe.readers.arrow_file import ArrowFile, no_file, open_arrow
+from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START
+from iopipe.readers.damage import charged_to, open_shards
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import take_rows
 from iopipe.readers.rows import Rows
 from iopipe.readers.spans import RowSpans
 
 KEY = "__key__"
-_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 _MAX_UNPACKED = 8
 """Compressed batches that are kept once they were unpacked."""
 
@@ -89,20 +92,6 @@ class Batch:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: str
-    memory: pa.Buffer
-    """The whole file, mapped where it is a local one."""
-    schema: pa.Schema
-    frames: list[BatchFrame]
-    """Of the record batches."""
-    reader: Any
-    """Of a file: gives batches by number."""
-    batches: tuple[pa.RecordBatch, ...]
-    """Of a stream."""
-
-
 class ArrowSource:
     """Random access to the rows of Arrow IPC files or streams.
 
@@ -120,51 +109,69 @@ class ArrowSource:
         *,
         columns: Sequence[str] | None = None,
         max_batch_bytes: int = 1 << 30,
+        on_error: ErrorPolicy = "raise",
     ) -> None:
         self.shards = tuple(shards)
-        self._files = [_opened(path, store, max_batch_bytes) for path in self.shards]
-        self._file_schema = self._files[0].schema if self._files else pa.schema([])
-        for file in self._files:
+        found, self.faults = open_shards(
+            self.shards, lambda path: open_arrow(path, store, max_batch_bytes), on_error
+        )
+        whole = [file for file in found if file is not None]
+        self._file_schema = whole[0].schema if whole else pa.schema([])
+        self._files = [
+            file or no_file(path, self._file_schema)
+            for path, file in zip(self.shards, found, strict=True)
+        ]
+        for file in whole:
             if not file.schema.equals(self._file_schema):
                 raise DataError(
-                    f"its schema differs from that of {self.shards[0]!r}; read them apart",
+                    f"its schema differs from that of {whole[0].path!r}; read them apart",
                     shard=file.path,
                 )
         self.columns = _chosen([n for n in self._file_schema.names if n != KEY], columns)
         self.schema = pa.schema([self._file_schema.field(name) for name in self.columns])
-        self.faults: Sequence[DataError] = ()
         self._places = [
             (f, n) for f, file in enumerate(self._files) for n in range(len(file.frames))
         ]
-        self._rows = Rows([self._files[f].frames[n].num_rows for f, n in self._places])
+        self._rows = Rows([frame.num_rows for file in whole for frame in file.frames])
         self.digest = self._identity()
         self._kept = _Kept()
-        is_packed = any(frame.is_packed for file in self._files for frame in file.frames)
+        self._lost: dict[int, DataError] = {}
+        """Batches that are damaged: their rows are asked for one after the other."""
+        is_packed = any(frame.is_packed for file in whole for frame in file.frames)
         self.fills = not is_packed and all(row_layout(field.type) for field in self.schema)
         """Whether every column is numbers of one shape that lie in the files as they are."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def mean_bytes(self) -> float | None:
+        """None where rows have bytes of their own, so that `ranges` says it."""
+        if self.fills or len(self.columns) < len(self._file_schema) - 1:
+            return None
+        return sum(file.memory.size for file in self._files) / max(1, len(self))
+
     def locate(self, sample_id: int) -> Location:
+        """A row of a damaged batch is where its batch is, under its number."""
         batches, rows = self._rows.place([sample_id])
         batch, row = int(batches[0]), int(rows[0])
-        file = self._files[self._places[batch][0]]
-        offset = 0
-        if self.columns:
-            spans = _in_file(file, self._batch(batch).column(self.columns[0]).spans(row))
-            offset = spans[0][0] if spans else 0
-        return Location(file.path, offset, self._keys([sample_id])[0])
+        file, number = self._place(batch)
+        try:
+            spans = self._spans(batch, row, self.columns[:1])
+            key = self._keys([sample_id])[0]
+        except DataError:
+            return Location(file.path, file.frames[number].place, str(sample_id))
+        return Location(file.path, spans[0][0] if spans else 0, key)
 
     def ranges(self, ids: Sequence[int] | Int64Array) -> list[ByteRange]:
         """The bytes of each row's values in the file; nothing for compressed buffers,
-        which have no bytes of their own there."""
+        which have no bytes of their own there, and for batches that are damaged."""
         ranges = []
         for batch, row in zip(*(part.tolist() for part in self._rows.place(ids)), strict=True):
-            file = self._files[self._places[batch][0]]
-            for name in self.columns:
-                spans = _in_file(file, self._batch(batch).column(name).spans(row))
-                ranges += [ByteRange(file.path, start, length) for start, length in spans]
+            path = self._place(batch)[0].path
+            with suppress(DataError):
+                spans = self._spans(batch, row, self.columns)
+                ranges += [ByteRange(path, start, length) for start, length in spans]
         return ranges
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
@@ -212,10 +219,12 @@ class ArrowSource:
         row_shape, dtype = layout
         width = int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize
         known = np.unique(batches)
-        starts = np.array([self._start(batch, name) for batch in known.tolist()], np.int64)
-        for batch in known.tolist():
+        starts = np.empty(len(known), np.int64)
+        for place, batch in enumerate(known.tolist()):
+            here = np.flatnonzero(batches == batch)
+            with charged_to(int(firsts[here[0]])):
+                starts[place] = self._start(batch, name)
             if self._batch(batch).has_nulls(name):
-                here = np.flatnonzero(batches == batch)
                 self._check(batch, name, rows[here], firsts[here], counts[here])
         return RowSpans(
             name=name,
@@ -236,7 +245,7 @@ class ArrowSource:
 
     def _start(self, batch: int, name: str) -> int:
         """Where in its file the first row of a column of numbers lies."""
-        file = self._files[self._places[batch][0]]
+        file = self._place(batch)[0]
         column = self._batch(batch).column(name)
         if isinstance(column, NumbersColumn):
             address = int(column.values.ctypes.data) - file.memory.address
@@ -252,7 +261,8 @@ class ArrowSource:
         parts: list[tuple[Int64Array, Column]] = []
         for batch in sorted(set(batches.tolist())):
             places = np.flatnonzero(batches == batch)
-            parts.append((places, self._batch(batch).take(name, rows[places], places)))
+            with charged_to(int(places[0])):
+                parts.append((places, self._batch(batch).take(name, rows[places], places)))
         return join(parts, len(ids)) if parts else []
 
     def _keys(self, ids: Sequence[int] | Int64Array) -> list[str]:
@@ -261,19 +271,31 @@ class ArrowSource:
             return [str(key) for key in self._column(KEY, wanted)]
         return [str(sample) for sample in wanted.tolist()]
 
-    def _batch(self, number: int) -> Batch:
-        kept = self._kept.get(number)
+    def _place(self, batch: int) -> tuple[ArrowFile, int]:
+        """(file, number of the batch in it)"""
+        file, number = self._places[batch]
+        return self._files[file], number
+
+    def _spans(self, batch: int, row: int, columns: Sequence[str]) -> list[Span]:
+        """(offset, length) in the file of a row's values."""
+        file, found = self._place(batch)[0], self._batch(batch)
+        return file.places([part for name in columns for part in found.column(name).spans(row)])
+
+    def _batch(self, batch: int) -> Batch:
+        kept = self._kept.get(batch)
         if kept is not None:
             return kept
-        f, n = self._places[number]
-        file = self._files[f]
+        lost = self._lost.get(batch)
+        if lost is not None:
+            raise DataError(lost.reason, shard=lost.shard, offset=lost.offset)
+        file, number = self._place(batch)
+        frame = file.frames[number]
         try:
-            batch = file.batches[n] if file.reader is None else file.reader.get_batch(n)
-        except _DAMAGE as error:
-            raise DataError(f"record batch {n} cannot be read: {error}", shard=file.path) from error
-        if batch.num_rows != file.frames[n].num_rows:
-            raise DataError(f"record batch {n} has not the rows it says", shard=file.path)
-        return self._kept.put(number, Batch(batch, file.path), is_large=file.frames[n].is_packed)
+            opened = Batch(file.batch(number), file.path)
+        except DataError as error:
+            self._lost[batch] = DataError(error.reason, shard=file.path, offset=frame.place)
+            raise
+        return self._kept.put(batch, opened, is_large=frame.is_packed)
 
     def _identity(self) -> str:
         digest = hashlib.blake2b(str(self._file_schema.remove_metadata()).encode(), digest_size=16)
@@ -284,12 +306,16 @@ class ArrowSource:
 
 
 class _Kept:
-    """Batches that were opened; of those that were unpacked only the latest.  Thread-safe."""
+    """Batches that were opened; of those that were unpacked only the latest.  Thread-safe, and
+    empty after a journey."""
 
     def __init__(self) -> None:
         self._small: dict[int, Batch] = {}
         self._large: OrderedDict[int, Batch] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
 
     def get(self, number: int) -> Batch | None:
         found = self._small.get(number)
@@ -310,54 +336,6 @@ class _Kept:
         return batch
 
 
-def _opened(path: str, store: Store, max_batch_bytes: int) -> _File:
-    local = store.local_path(path)
-    try:
-        memory = _mapped(local) if local is not None else _read_whole(path, store)
-        found = frames(memoryview(memory), path)
-        for frame in found:
-            if frame.is_packed and frame.num_unpacked_bytes > max_batch_bytes:
-                raise DataError(
-                    f"a batch unpacks to {frame.num_unpacked_bytes} bytes, allowed are "
-                    f"{max_batch_bytes}; raise max_sample_bytes",
-                    shard=path,
-                )
-        batches = [frame for frame in found if not frame.is_dictionary]
-        is_file = memory[: len(FILE_MAGIC)].to_pybytes() == FILE_MAGIC
-        held = [f for f in found if f.is_packed and (f.is_dictionary or not is_file)]
-        num_held_bytes = sum(frame.num_unpacked_bytes for frame in held)
-        if num_held_bytes > max_batch_bytes:
-            raise DataError(
-                f"its dictionaries, or all batches of a stream, unpack to {num_held_bytes} bytes, "
-                f"allowed are {max_batch_bytes}; raise max_sample_bytes or write it as a file",
-                shard=path,
-            )
-        if is_file:
-            check_footer(memoryview(memory), found, path)
-            reader = pa.ipc.open_file(memory)
-            return _File(path, memory, reader.schema, batches, reader, ())
-        stream = pa.ipc.open_stream(memory)
-        return _File(path, memory, stream.schema, batches, None, tuple(stream))
-    except _DAMAGE as error:
-        if isinstance(error, FileNotFoundError | DataError):
-            raise
-        raise DataError(
-            f"it is no valid Arrow IPC file ({error}); write it again", shard=path
-        ) from error
-
-
-def _mapped(path: str) -> pa.Buffer:
-    # The mapping stays valid after its file object is closed, so no descriptor is kept.
-    with pa.memory_map(path) as file:
-        return file.read_buffer()
-
-
-def _read_whole(path: str, store: Store) -> pa.Buffer:
-    content = bytearray(store.size(path))
-    num_bytes = store.read_into(path, 0, memoryview(content))
-    return pa.py_buffer(memoryview(content)[:num_bytes])
-
-
 def _chosen(found: list[str], columns: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [name for name in columns or () if name not in found]
     if unknown:
@@ -368,16 +346,6 @@ def _chosen(found: list[str], columns: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(columns or found)
 
 
-def _in_file(file: _File, spans: list[Span]) -> list[Span]:
-    """Memory spans as (offset, length) in the file; those outside of it are left out."""
-    start, end = file.memory.address, file.memory.address + file.memory.size
-    return [
-        (address - start, length)
-        for address, length in spans
-        if start <= address and address + length <= end
-    ]
-
-
 def _is_content(head: bytes, path: str) -> bool:
     is_stream = head.startswith(STREAM_START) and len(head) >= 8 and head[4:8] != bytes(4)
     return head.startswith(FILE_MAGIC) or is_stream
@@ -385,7 +353,11 @@ def _is_content(head: bytes, path: str) -> bool:
 
 def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:
     return ArrowSource(
-        shards, store, columns=options.columns, max_batch_bytes=options.max_sample_bytes
+        shards,
+        store,
+        columns=options.columns,
+        max_batch_bytes=options.max_sample_bytes,
+        on_error=options.on_error,
     )
 
 

@@ -41,18 +41,16 @@ class BatchBuilder:
 
     def add(self, sample: Mapping[str, Any]) -> None:
         names = frozenset(sample)
-        if self._names is None:
-            self._names = names
-        if names != self._names:
+        if self._names is not None and names != self._names:
             raise DataError(
                 f"the sample has fields {sorted(names)}, those before it "
                 f"{sorted(self._names)}; write the same fields for all",
                 key=str(sample.get(KEY, "")),
             )
-        if self.schema is None:
-            self.schema = infer_schema(sample)
-        for field in self.schema:
+        schema = infer_schema(sample) if self.schema is None else self.schema
+        for field in schema:
             _array([sample[field.name]], field, [sample])
+        self.schema, self._names = schema, names
         self._rows.append(dict(sample))
         self.num_pending_bytes += sum(map(_num_bytes, sample.values()))
 
@@ -99,7 +97,11 @@ class BatchEncoder:
         if len(self._builder) or self._writer is None:
             self._flush()
         self._writer.close()
-        return Finished(columns=self._builder.columns, checksums=self._builder.checksums)
+        return Finished(
+            columns=self._builder.columns,
+            checksums=self._builder.checksums,
+            stores_keys=self._builder.schema is not None and KEY in self._builder.schema.names,
+        )
 
     def _flush(self) -> None:
         batch = self._builder.batch()
@@ -152,7 +154,8 @@ def write_arrow(
 def infer_schema(sample: Mapping[str, Any]) -> pa.Schema:
     """The types of a sample's fields: what Arrow makes of them, lists for arrays of one
     dimension, tensors of fixed shape for those of more."""
-    return pa.schema([(name, _type_of(value)) for name, value in sample.items()])
+    key = str(sample.get(KEY, ""))
+    return pa.schema([(name, _inferred(name, value, key)) for name, value in sample.items()])
 
 
 def _type_of(value: Any) -> pa.DataType:
@@ -163,6 +166,13 @@ def _type_of(value: Any) -> pa.DataType:
         return pa.fixed_shape_tensor(kind, value.shape)
     found: pa.DataType = pa.array([_plain(value)]).type
     return found
+
+
+def _inferred(name: str, value: Any, key: str) -> pa.DataType:
+    try:
+        return _type_of(value)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"field {name!r} has no type in Arrow: {error}", key=key) from error
 
 
 def _array(values: list[Any], field: pa.Field[Any], rows: Sequence[Mapping[str, Any]]) -> Any:

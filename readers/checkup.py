@@ -7,12 +7,12 @@ Invariant: nothing is called intact that was not compared with a checksum.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from iopipe.errors import DataError, IopipeError, PipelineError
+from iopipe.errors import DataError, IopipeError, NotFoundError, PipelineError
 from iopipe.protocols import Source, Store
 from iopipe.readers.checksums import difference, load_checksums, rows_of
 from iopipe.readers.manifest import ShardEntry
@@ -22,6 +22,8 @@ from iopipe.storage import open_store
 
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _CHUNK_SAMPLES = 64
+_MAX_TRIED = 64
+"""Of the first samples, where they are damaged."""
 _REASONS = {
     "key": "its key is not the one that was written",
     "bytes": "its bytes are not those that were written",
@@ -70,26 +72,46 @@ def verify_dataset(
     try:
         shards = find_shards(paths, opened)
         entries = _noted(shards, opened)
-        on_start(sum(opened.size(shard) for shard in shards))
-        with ThreadPoolExecutor(_THREADS) as pool:
-            futures = {
-                pool.submit(_verify_shard, shard, entries.get(shard), opened): number
-                for number, shard in enumerate(shards)
-            }
-            found: dict[int, _Shard] = {}
-            for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                on_shard(found[futures[future]].num_bytes)
+        on_start(sum(_size(shard, opened) for shard in shards))
+        results = _verify_shards(shards, entries, opened, on_shard)
     finally:
         if store is None:
             opened.close()
-    results = [found[number] for number in range(len(shards))]
     return Verification(
         num_shards=len(shards),
         num_samples=sum(result.num_samples for result in results),
         num_bytes=sum(result.num_bytes for result in results),
         damage=tuple(damage for result in results for damage in result.damage),
     )
+
+
+def _verify_shards(
+    shards: Sequence[str],
+    entries: Mapping[str, ShardEntry],
+    store: Store,
+    on_shard: Callable[[int], None],
+) -> list[_Shard]:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        futures = {
+            pool.submit(_verify_shard, shard, entries.get(shard), store): number
+            for number, shard in enumerate(shards)
+        }
+        found: dict[int, _Shard] = {}
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            on_shard(found[futures[future]].num_bytes)
+    finally:  # of an error or of Ctrl-C, which need not wait for the shards that are left
+        pool.shutdown(cancel_futures=True)
+    return [found[number] for number in range(len(shards))]
+
+
+def _size(shard: str, store: Store) -> int:
+    """0 of a shard that is missing."""
+    try:
+        return store.size(shard)
+    except NotFoundError:
+        return 0
 
 
 def _noted(shards: Sequence[str], store: Store) -> dict[str, ShardEntry]:
@@ -100,13 +122,16 @@ def _noted(shards: Sequence[str], store: Store) -> dict[str, ShardEntry]:
 
 
 def _verify_shard(shard: str, entry: ShardEntry | None, store: Store) -> _Shard:
-    num_bytes = store.size(shard)
+    try:
+        num_bytes = store.size(shard)
+    except NotFoundError:
+        return _Shard(0, 0, [DataError("it is missing; copy it again", shard=shard)])
     if entry is not None and entry.checksum and shard_damage(shard, entry, store) is None:
         return _Shard(entry.num_samples, num_bytes, [])
     try:
         noted = load_checksums(store, shard)
         source = open_source(shard, store=store, on_error="skip")
-        expected = noted_samples(source, [noted])
+        expected = noted_samples(source, [noted], store)
     except DataError as error:
         return _Shard(0, num_bytes, [error])
     damage = [*source.faults, *_damaged_samples(source, expected, store)]
@@ -165,9 +190,9 @@ class Inspection:
     shard_bytes: tuple[int, ...]
     """Sizes, in the order of the shards."""
     damage: tuple[DataError, ...]
-    """Samples that the index had to leave out."""
+    """Samples that the index had to leave out, and those that could not be read first."""
     samples: tuple[dict[str, Any], ...]
-    """The first ones."""
+    """The first ones that can be read."""
 
     @property
     def num_bytes(self) -> int:
@@ -196,15 +221,30 @@ def inspect_dataset(
     try:
         shards = find_shards(paths, opened)
         source = open_source(shards, store=opened, on_error="skip")
-        first = source.samples(range(min(num_samples, len(source))), opened)
+        samples, damage = _first_samples(source, opened, num_samples)
         return Inspection(
             format=format_of(shards, opened).name,
             columns={field.name: str(field.type) for field in source.schema},
             num_samples=len(source),
             shard_bytes=tuple(opened.size(shard) for shard in shards),
-            damage=tuple(source.faults),
-            samples=tuple(first.row(row) for row in range(len(first))),
+            damage=(*source.faults, *damage),
+            samples=tuple(samples),
         )
     finally:
         if store is None:
             opened.close()
+
+
+def _first_samples(
+    source: Source, store: Store, num_samples: int
+) -> tuple[list[dict[str, Any]], list[DataError]]:
+    samples: list[dict[str, Any]] = []
+    damage: list[DataError] = []
+    for number in range(min(len(source), num_samples + _MAX_TRIED)):
+        if len(samples) == num_samples:
+            break
+        try:
+            samples.append(source.samples([number], store).row(0))
+        except DataError as error:
+            damage.append(_at(source, number, error.reason))
+    return samples, damage

@@ -145,6 +145,8 @@ class FolderSource:
                         "max_sample_bytes"
                     )
                 content = os.read(descriptor, size + 1)
+                while len(content) < size and (more := os.read(descriptor, size - len(content))):
+                    content += more  # above 2 GiB, or of a network
             finally:
                 os.close(descriptor)
         except FileNotFoundError as error:
@@ -248,12 +250,12 @@ def _scan(root: str, folder: str) -> list[os.DirEntry[str]]:
             )
     except OSError as error:
         raise StorageError(f"cannot list {folder!r}: {error.strerror}") from error
-    for entry in entries:
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(
-            Path(root).resolve()
-        ):
+    links = [entry for entry in entries if entry.is_symlink()]
+    for entry in links:
+        if not Path(os.path.realpath(entry.path)).is_relative_to(os.path.realpath(root)):
             raise DataError("it is a link that leads out of the dataset", shard=entry.path)
-    return entries
+    nowhere = {entry.name for entry in links if not os.path.exists(entry.path)}
+    return [entry for entry in entries if entry.name not in nowhere]
 
 
 def _open(shards: Sequence[str], store: Store, options: OpenOptions) -> Source:

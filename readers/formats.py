@@ -42,7 +42,8 @@ class OpenOptions:
     on_error: ErrorPolicy = "raise"
     """What becomes of samples that are damaged when the source is opened."""
     max_sample_bytes: int = 1 << 30
-    """No field and no compressed buffer may become larger than this when it is unpacked."""
+    """No field and no compressed buffer may become larger than this when it is unpacked.  Of
+    parquet: the columns of a row group that are read, together; decoding takes as much again."""
     filter: pc.Expression | None = None
     """parquet: only rows that it holds for are samples."""
     token_dtype: Literal["uint16", "uint32"] = "uint16"

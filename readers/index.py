@@ -16,7 +16,7 @@ from iopipe.errors import DataError
 from iopipe.protocols import Int64Array, Store
 from iopipe.readers.plain_arrays import int64_array
 from iopipe.readers.shard_index import Fault, IndexBuilder, ShardIndex, split_name
-from iopipe.readers.sidecar import find_sidecars, seal, store_sidecar, unseal
+from iopipe.readers.sidecar import UNFIT, find_sidecars, seal, store_sidecar, unseal
 from iopipe.readers.tar import BLOCK_BYTES
 from iopipe.readers.tar_scan import scan
 
@@ -40,7 +40,11 @@ def build_index(store: Store, path: str) -> ShardIndex:
             builder.add(*split, member)
     if members.damage is not None:
         builder.end(members.damage)
-    return builder.build()
+    try:
+        return builder.build()
+    except DataError as error:
+        error.shard = path
+        raise
 
 
 # ---- the sidecar ---------------------------------------------------------------------
@@ -52,7 +56,7 @@ def load_index(store: Store, path: str) -> ShardIndex:
     for name, content in find_sidecars(store, path):
         try:
             return _parsed(content, store, path, num_bytes)
-        except (DataError, ValueError, KeyError, TypeError) as error:
+        except UNFIT as error:
             _logger.info("index %s is built again: %s", name, error)
     index = build_index(store, path)
     store_sidecar(store, path, pack_index(index, num_bytes, _marks(index, store, path)))

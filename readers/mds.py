@@ -1,7 +1,9 @@
 """MosaicML Streaming's shards (MDS), raw or compressed with zstd, and their index.json.
 
 A reader: samples of a shard become `Samples`.  Invariant: an index or an offset that points
-outside of its shard is an error, and nothing is unpacked beyond what the options allow.
+outside of its shard is an error, and nothing is unpacked beyond what the options allow.  Damage
+is charged to the rows that it touches: those whose offsets or sizes do not fit, or all of a
+shard whose table, or whose compressed whole, cannot be read.
 
 Source: mosaicml/streaming, streaming/base/format/mds: uint32 number of samples, uint32 offsets
 [n + 1], a header, and the samples: uint32 sizes of the columns whose size varies, then the
@@ -11,42 +13,27 @@ values of all columns in their order.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from iopipe.errors import DataError, NotFoundError, PipelineError
+from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Store
+from iopipe.readers.damage import charged_to, open_shards
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import gather, plan_gathering
+from iopipe.readers.mds_index import INDEX, MDSIndexes, MDSShard
 from iopipe.readers.mds_values import value_decoder
 from iopipe.readers.rows import Rows
 
-INDEX = "index.json"
-_VERSION = 2
-_MAX_INDEX_BYTES = 1 << 28
 _MAX_UNPACKED = 4
 """Compressed shards are unpacked as a whole, and so many are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shard:
-    path: str
-    num_samples: int
-    num_bytes: int
-    """Of the raw shard."""
-    packed_bytes: int | None
-    """None: the shard is not compressed."""
-    names: tuple[str, ...]
-    encodings: tuple[str, ...]
 
 
 class MDSSource:
@@ -58,7 +45,9 @@ class MDSSource:
     """
 
     def __init__(self, shards: Sequence[str], store: Store, options: OpenOptions) -> None:
-        self._shards = [shard for path in shards for shard in _indexed(path, store)]
+        indexes = MDSIndexes(store)
+        found, self.faults = open_shards(shards, indexes.shards_of, options.on_error)
+        self._shards = [shard for listed in found for shard in listed or ()]
         self._limit = options.max_sample_bytes
         first = self._shards[0] if self._shards else None
         for shard in self._shards:
@@ -75,18 +64,24 @@ class MDSSource:
         self.shards = tuple(shard.path for shard in self._shards)
         self.columns = options.columns or names
         self.schema = pa.schema([(name, self._decoders[name][1]) for name in self.columns])
-        self.faults: Sequence[DataError] = ()
         self._rows = Rows([shard.num_samples for shard in self._shards])
         digest = hashlib.blake2b(repr((names, first and first.encodings)).encode(), digest_size=16)
         for shard in self._shards:
             digest.update(f"{posixpath.basename(shard.path)}\0{shard.num_samples}\0".encode())
         self.digest = digest.hexdigest()
-        self._is_packed = first is not None and first.packed_bytes is not None
+        self._is_packed = np.array([s.packed_bytes is not None for s in self._shards], bool)
         self._offsets: dict[int, Int64Array] = {}
         self._unpacked = _Kept()
+        self._lost: dict[int, DataError] = {}
+        """Shards that cannot be unpacked: their rows are asked for one after the other."""
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def mean_bytes(self) -> float:
+        sizes = [s.num_bytes if s.packed_bytes is None else s.packed_bytes for s in self._shards]
+        return sum(sizes) / max(1, len(self))
 
     def locate(self, sample_id: int) -> Location:
         shards, rows = self._rows.place([sample_id])
@@ -98,12 +93,14 @@ class MDSSource:
         """Of compressed shards the whole file; of others an even share of it for every sample,
         since their offsets are not known before they are read."""
         shards, rows = self._rows.place(ids)
-        if self._is_packed:
-            touched = [self._shards[shard] for shard in sorted(set(shards.tolist()))]
-            return [ByteRange(shard.path, 0, shard.packed_bytes or 0) for shard in touched]
+        is_packed = self._is_packed[shards]
+        touched = [self._shards[shard] for shard in sorted(set(shards[is_packed].tolist()))]
+        whole = [ByteRange(shard.path, 0, shard.packed_bytes or 0) for shard in touched]
         sizes = np.array([s.num_bytes // max(1, s.num_samples) for s in self._shards], np.int64)
+        shards, rows = shards[~is_packed], rows[~is_packed]
         lengths = sizes[shards, None]
-        return plan_gathering(shards, lengths * rows[:, None], lengths).ranges(self.shards)
+        shares = plan_gathering(shards, lengths * rows[:, None], lengths).ranges(self.shards)
+        return whole + shares
 
     def samples(self, ids: Sequence[int] | Int64Array, store: Store) -> Samples:
         wanted = np.asarray(ids, np.int64)
@@ -121,22 +118,55 @@ class MDSSource:
 
     def _raw(self, shards: Int64Array, rows: Int64Array, store: Store) -> list[memoryview]:
         """The bytes of each sample."""
-        for shard in set(shards.tolist()) - self._offsets.keys():
-            self._offsets[shard] = self._read_offsets(shard, store)
-        pairs = list(zip(shards.tolist(), rows.tolist(), strict=True))
-        if self._is_packed:
-            return [
-                self._content(shard, store)[slice(*self._offsets[shard][row : row + 2].tolist())]
-                for shard, row in pairs
-            ]
-        places = [self._offsets[shard][row : row + 2] for shard, row in pairs]
-        table = np.array(places, np.int64).reshape(-1, 2)
-        lengths = table[:, 1:] - table[:, :1]
-        (column,) = gather(store, self.shards, shards, table[:, :1], lengths)
-        return [memoryview(content) for content in column]
+        table = np.empty((len(shards), 2), np.int64)
+        for row, (shard, sample) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            with charged_to(row):
+                table[row] = self._extent(shard, sample, store)
+        is_packed = self._is_packed[shards]
+        found: list[memoryview] = [memoryview(b"")] * len(shards)
+        for row in np.flatnonzero(is_packed).tolist():
+            with charged_to(row):
+                content = self._content(int(shards[row]), store)
+            found[row] = content[table[row, 0] : table[row, 1]]
+        raw = np.flatnonzero(~is_packed)
+        starts, lengths = table[raw, :1], table[raw, 1:] - table[raw, :1]
+        for row, value in zip(
+            raw.tolist(), self._gathered(raw, shards, starts, lengths, store), strict=True
+        ):
+            found[row] = memoryview(value)
+        return found
+
+    def _gathered(
+        self,
+        raw: Int64Array,
+        shards: Int64Array,
+        starts: Int64Array,
+        lengths: Int64Array,
+        store: Store,
+    ) -> Column:
+        try:
+            (column,) = gather(store, self.shards, shards[raw], starts, lengths)
+        except DataError as error:
+            if error.row is not None:
+                error.row = int(raw[error.row])
+            raise
+        return column
+
+    def _extent(self, number: int, row: int, store: Store) -> tuple[int, int]:
+        """(begin, end) of a sample in its shard, both checked: its neighbours' may be damaged."""
+        shard = self._shards[number]
+        if number not in self._offsets:
+            self._offsets[number] = self._read_offsets(number, store)
+        begin, end = self._offsets[number][row : row + 2].tolist()
+        if not 4 * (shard.num_samples + 2) <= begin <= end <= shard.num_bytes:
+            raise DataError(
+                f"its offsets {begin} to {end} do not lie in {shard.num_bytes} bytes",
+                shard=shard.path,
+            )
+        return begin, end
 
     def _read_offsets(self, number: int, store: Store) -> Int64Array:
-        """[n + 1] bytes, checked against the size of the shard."""
+        """[n + 1] bytes, as they stand there."""
         shard = self._shards[number]
         table = memoryview(bytearray(4 * (shard.num_samples + 2)))
         if shard.packed_bytes is None:
@@ -146,35 +176,27 @@ class MDSSource:
         if len(table) < 4 * (shard.num_samples + 2):
             raise DataError("it ends inside its table of offsets", shard=shard.path)
         count, *_ = np.frombuffer(table, "<u4", 1)
-        offsets = np.frombuffer(table, "<u4", shard.num_samples + 1, 4).astype(np.int64)
-        is_rising = (np.diff(offsets) >= 0).all() and offsets[0] >= len(table)
-        if int(count) != shard.num_samples or not is_rising or offsets[-1] > shard.num_bytes:
-            raise DataError("its table of offsets contradicts itself", shard=shard.path)
-        return offsets
+        if int(count) != shard.num_samples:
+            raise DataError(
+                f"it says that it has {count} samples, its index {shard.num_samples}",
+                shard=shard.path,
+            )
+        return np.frombuffer(table, "<u4", shard.num_samples + 1, 4).astype(np.int64)
 
     def _content(self, number: int, store: Store) -> memoryview:
         """The whole of a compressed shard, unpacked."""
         kept = self._unpacked.get(number)
         if kept is not None:
             return kept
+        lost = self._lost.get(number)
+        if lost is not None:
+            raise DataError(lost.reason, shard=lost.shard)
         shard = self._shards[number]
-        if shard.num_bytes > self._limit:
-            raise DataError(
-                f"unpacked it has {shard.num_bytes} bytes, allowed are {self._limit}; raise "
-                "max_sample_bytes",
-                shard=shard.path,
-            )
-        packed = bytearray(store.size(shard.path))
-        num_read = store.read_into(shard.path, 0, memoryview(packed))
         try:
-            unpacked = pa.decompress(
-                bytes(packed[:num_read]), decompressed_size=shard.num_bytes, codec="zstd"
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"it cannot be unpacked: {error}", shard=shard.path) from error
-        content = memoryview(unpacked)
-        if len(content) != shard.num_bytes:
-            raise DataError("unpacked it is not as long as its index says", shard=shard.path)
+            content = _unpacked(shard, store, self._limit)
+        except DataError as error:
+            self._lost[number] = DataError(error.reason, shard=shard.path)
+            raise
         self._unpacked.put(number, content)
         return content
 
@@ -222,62 +244,31 @@ class _Kept:
                 self._contents.popitem(last=False)
 
 
-# ---- the index -----------------------------------------------------------------------
-
-
-def _indexed(path: str, store: Store) -> list[_Shard]:
-    """The shards that a folder, an index or a shard stands for."""
-    is_shard = path.endswith((".mds", ".mds.zstd"))
-    folder = posixpath.dirname(path) if is_shard or path.endswith(INDEX) else path.rstrip("/")
-    index = posixpath.join(folder, INDEX)
+def _unpacked(shard: MDSShard, store: Store, limit: int) -> memoryview:
+    packed_bytes = shard.packed_bytes or 0
+    if max(shard.num_bytes, packed_bytes) > limit:
+        raise DataError(
+            f"it has {packed_bytes} bytes, unpacked {shard.num_bytes}, allowed are {limit}; raise "
+            "max_sample_bytes",
+            shard=shard.path,
+        )
+    num_bytes = store.size(shard.path)
+    if num_bytes != packed_bytes:
+        raise DataError(
+            f"it has {num_bytes} bytes, its index says {packed_bytes}", shard=shard.path
+        )
+    packed = bytearray(num_bytes)
+    num_read = store.read_into(shard.path, 0, memoryview(packed))
     try:
-        num_bytes = store.size(index)
-    except NotFoundError as error:
-        raise DataError(f"there is no {INDEX} beside it", shard=path) from error
-    if num_bytes > _MAX_INDEX_BYTES:
-        raise DataError(f"an index of {num_bytes} bytes is not sane", shard=index)
-    content = bytearray(num_bytes)
-    store.read_into(index, 0, memoryview(content))
-    try:
-        raw = json.loads(content)
-        if raw["version"] != _VERSION:
-            raise ValueError(f"its version is {raw['version']!r}, read is {_VERSION}")
-        shards = [_parsed(entry, folder) for entry in raw["shards"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"the index is not valid ({error!r})", shard=index) from error
-    found = [shard for shard in shards if not is_shard or shard.path == path]
-    if not found and is_shard:
-        raise DataError(f"{INDEX} does not list it", shard=path)
-    return found
-
-
-def _parsed(entry: dict[str, Any], folder: str) -> _Shard:
-    if entry["format"] != "mds":
-        raise ValueError(f"format {entry['format']!r} is not read, write mds")
-    if entry["compression"] is not None and not str(entry["compression"]).startswith("zstd"):
-        raise ValueError(f"compression {entry['compression']!r} is not read, use zstd or none")
-    raw, packed = entry["raw_data"], entry["zip_data"] if entry["compression"] else None
-    name = (packed or raw)["basename"]
-    names, encodings = entry["column_names"], entry["column_encodings"]
-    counts = [entry["samples"], raw["bytes"], *([packed["bytes"]] if packed else [])]
-    if not all(isinstance(count, int) and 0 <= count < 1 << 62 for count in counts):
-        raise ValueError(f"its counts are {counts}")
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise ValueError(f"shard {name!r} leads out of the dataset's folder")
-    if len(names) != len(encodings) or len(set(names)) != len(names):
-        raise ValueError("its columns and encodings do not fit")
-    if not all(isinstance(text, str) for text in (*names, *encodings)):
-        raise ValueError("its columns are no text")
-    if 4 * (entry["samples"] + 2) > raw["bytes"]:
-        raise ValueError(f"{entry['samples']} samples do not fit {raw['bytes']} bytes")
-    return _Shard(
-        path=posixpath.join(folder, name),
-        num_samples=entry["samples"],
-        num_bytes=raw["bytes"],
-        packed_bytes=packed["bytes"] if packed else None,
-        names=tuple(names),
-        encodings=tuple(encodings),
-    )
+        unpacked = pa.decompress(
+            bytes(packed[:num_read]), decompressed_size=shard.num_bytes, codec="zstd"
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"it cannot be unpacked: {error}", shard=shard.path) from error
+    content = memoryview(unpacked)
+    if len(content) != shard.num_bytes:
+        raise DataError("unpacked it is not as long as its index says", shard=shard.path)
+    return content
 
 
 def _is_content(head: bytes, path: str) -> bool:

@@ -9,6 +9,7 @@ Source: mosaicml/streaming, streaming/base/format/mds/encodings.py.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,7 +47,8 @@ _TYPES: dict[str, pa.DataType] = {
     "str_int": pa.int64(),
     "str_float": pa.float64(),
 }
-_MAX_DIMENSIONS = 63
+_MAX_NUMBERS = (1 << 31) - 1
+"""Of a fixed shape: what Arrow's fixed-size lists hold."""
 
 
 def value_decoder(encoding: str, shard: str) -> tuple[Decode, pa.DataType, int | None]:
@@ -81,12 +83,13 @@ def _array_decoder(encoding: str, shard: str) -> tuple[Decode, pa.DataType, int 
         shape = tuple(int(size) for size in rest.split(",")) if rest else None
     except ValueError:
         shape = (0,)
-    if (name and name not in _SCALARS) or (shape and min(shape) < 1):
+    is_sane = shape is None or (min(shape) >= 1 and math.prod(shape) <= _MAX_NUMBERS)
+    if (name and name not in _SCALARS) or not is_sane:
         raise DataError(f"its encoding {encoding!r} is malformed", shard=shard)
     size = None
     kind: pa.DataType = pa.null() if not name else pa.from_numpy_dtype(np.dtype(name))
     if name and shape:
-        size = int(np.prod(shape, dtype=object)) * np.dtype(name).itemsize
+        size = math.prod(shape) * np.dtype(name).itemsize
         kind = pa.fixed_shape_tensor(kind, shape)
     elif name:
         kind = pa.list_(kind)

@@ -43,17 +43,18 @@ def open_source(
     by default the backend that their URL names.  `columns` are the fields to read.
     `verify='shard'` compares every shard with its manifest once, now; `verify='sample'`
     every sample with its checksum whenever it is read.  The format is judged by content
-    unless `format` names it; `options` holds what single formats need.
+    unless `format` names it; `options` holds what single formats need, and what `columns` and
+    `on_error` are where they are not given.
     """
-    if columns is not None and verify == "sample":
+    chosen = options or OpenOptions()
+    if columns is not None:
+        chosen = dataclasses.replace(chosen, columns=tuple(columns))
+    if on_error != "raise":
+        chosen = dataclasses.replace(chosen, on_error=on_error)
+    if chosen.columns is not None and verify == "sample":
         raise PipelineError(
             "a sample's checksum is one of all fields; leave out columns=, or use verify='shard'"
         )
-    chosen = dataclasses.replace(
-        options or OpenOptions(),
-        columns=None if columns is None else tuple(columns),
-        on_error=on_error,
-    )
     opened = store or open_store(first_path(paths))
     try:
         shards = find_shards(paths, opened)
@@ -124,11 +125,12 @@ def _shards(name: str, store: Store) -> list[str]:
 
 
 def _matching(pattern: str, store: Store) -> list[str]:
-    if any(character in pattern for character in "*?["):
+    local = store.local_path(pattern)
+    is_there = local is not None and os.path.exists(local)  # a name may have brackets of its own
+    if not is_there and any(character in pattern for character in "*?["):
         return store.glob(pattern)
     if pattern.endswith("/" + manifest.NAME) or pattern == manifest.NAME:
         return _listed(pattern, store)
-    local = store.local_path(pattern)
     if pattern.endswith("/") or (local is not None and os.path.isdir(local)):
         return _in_folder(pattern.rstrip("/"), store)
     store.size(pattern)  # a missing shard is an error now, by name
@@ -174,7 +176,10 @@ def _choices(body: str, pattern: str) -> Iterator[str]:
         return
     first, last = int(span[1]), int(span[2])
     if not 0 <= last - first < _MAX_BRACE_PATHS:
-        raise PipelineError(f"{pattern!r} counts from {first} to {last}; give first <= last")
+        raise PipelineError(
+            f"{pattern!r} counts from {first} to {last}; give first <= last, and at most "
+            f"{_MAX_BRACE_PATHS:,} shards"
+        )
     width = max(len(span[1]), len(span[2])) if span[1][0] == "0" or span[2][0] == "0" else 0
     for number in range(first, last + 1):
         yield f"{number:0{width}d}" if width else str(number)

@@ -83,7 +83,7 @@ class PackedSource:
         wanted = np.asarray(ids, np.int64)
         packed = [self._packed(number) for number in wanted.tolist()]
         documents = [ids[pieces.document] for ids, pieces in packed]
-        needed = np.unique(np.concatenate(documents))
+        needed = np.unique(np.concatenate([np.empty(0, np.int64), *documents]))
         found = self._documents(needed, documents, store)
         columns = self._empty(len(wanted))
         for row, (mine, (_, pieces)) in enumerate(zip(documents, packed, strict=True)):

@@ -4,6 +4,10 @@ A reader: columns of a row group become columns of `Samples`.  Invariant: only t
 and columns that the samples need are read, and a row group is decoded once for all of its
 rows that are asked for in a row.
 
+Damage is charged to the rows of its row group: pages cannot be decoded one by one.  What a row
+group decodes to is known from its pages' headers before anything is unpacked, and is at most
+`max_sample_bytes`; while it is decoded, pyarrow may take as much again.
+
 Source: Apache Parquet format; decoding is pyarrow's.
 """
 
@@ -19,13 +23,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from iopipe.errors import DataError, PipelineError
+from iopipe.errors import DataError, PipelineError, StorageError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
 from iopipe.readers.arrow_encoder import BatchEncoder
+from iopipe.readers.damage import charged_to, of_arrow, open_shards
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
-from iopipe.readers.parquet_footer import RowGroup, dictionary_bytes, read_row_groups
+from iopipe.readers.parquet_footer import RowGroup, read_row_groups
+from iopipe.readers.parquet_pages import plan_steps
 from iopipe.readers.rows import Rows
 from iopipe.readers.store_file import StoreFile
 
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
 
 KEY = "__key__"
 _MAGIC = b"PAR1"
-_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 _MAX_KEPT = 4
 """Decoded row groups; block-wise access decodes each once, random access wants files with
 small row groups."""
@@ -65,21 +71,27 @@ class ParquetSource:
     def __init__(self, shards: Sequence[str], store: Store, options: OpenOptions) -> None:
         self.shards = tuple(shards)
         self._limit = options.max_sample_bytes
-        self._files = [_read_footer(path, store) for path in self.shards]
-        self._file_schema = self._files[0].schema if self._files else pa.schema([])
+        found, self.faults = open_shards(
+            self.shards, lambda path: _read_footer(path, store), options.on_error
+        )
+        schemas = [file.schema for file in found if file is not None]
+        self._file_schema = schemas[0] if schemas else pa.schema([])
+        self._files = [
+            file or _File(path, self._file_schema, None, [])
+            for path, file in zip(self.shards, found, strict=True)
+        ]
         for file in self._files:
             if not file.schema.equals(self._file_schema):
                 raise DataError(
                     f"its schema differs from that of {self.shards[0]!r}; read them apart",
                     shard=file.path,
                 )
-        found = [name for name in self._file_schema.names if name != KEY]
-        unknown = [name for name in options.columns or () if name not in found]
+        names = [name for name in self._file_schema.names if name != KEY]
+        unknown = [name for name in options.columns or () if name not in names]
         if unknown:
-            raise PipelineError(f"fields {unknown} are not among {', '.join(found)}; use those")
-        self.columns = tuple(options.columns or found)
+            raise PipelineError(f"fields {unknown} are not among {', '.join(names)}; use those")
+        self.columns = tuple(options.columns or names)
         self.schema = pa.schema([self._file_schema.field(name) for name in self.columns])
-        self.faults: Sequence[DataError] = ()
         self._groups = [
             (number, group)
             for number, file in enumerate(self._files)
@@ -89,11 +101,21 @@ class ParquetSource:
         self._selected = None if options.filter is None else self._matching(options.filter, store)
         self.digest = self._identity(options)
         self._kept = _Kept()
+        self._lost: dict[int, DataError] = {}
+        """Row groups that are damaged: their rows are asked for one after the other."""
 
     def __len__(self) -> int:
         return len(self._rows) if self._selected is None else len(self._selected)
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of the columns that are read, in a row of the files."""
+        places = range(len(self._groups))
+        sizes = [size for n in places for _, size in self._chunks(*self._groups[n])]
+        return sum(sizes) / max(1, len(self._rows))
+
     def locate(self, sample_id: int) -> Location:
+        """With the sample's number as its key: the stored ones have to be read."""
         groups, _ = self._place([sample_id])
         file, group = self._groups[int(groups[0])]
         return Location(self.shards[file], self._extent(file, group)[0], str(sample_id))
@@ -114,7 +136,8 @@ class ParquetSource:
         parts: dict[str, list[tuple[Int64Array, Column]]] = {n: [] for n in self._read_columns()}
         for number in sorted(set(groups.tolist())):
             places = np.flatnonzero(groups == number)
-            batch = self._group(number, store)
+            with charged_to(int(places[0])):
+                batch = self._group(number, store)
             for name, found in parts.items():
                 found.append((places, batch.take(name, rows[places], places)))
         columns = {name: join(found, len(wanted)) if found else [] for name, found in parts.items()}
@@ -124,6 +147,19 @@ class ParquetSource:
             keys=[str(key) for key in (wanted.tolist() if keys is None else keys)],
             columns={name: columns[name] for name in self.columns},
         )
+
+    def stored_keys(self, ids: Int64Array, store: Store) -> list[str]:
+        """Read from their column alone."""
+        if KEY not in self._file_schema.names:
+            return [str(sample) for sample in ids.tolist()]
+        groups, rows = self._place(ids)
+        keys: list[str] = [""] * len(ids)
+        for number in sorted(set(groups.tolist())):
+            places = np.flatnonzero(groups == number)
+            found = self._read(number, [KEY], store).take(KEY, rows[places], places)
+            for place, key in zip(places.tolist(), found, strict=True):
+                keys[place] = str(key)
+        return keys
 
     # ---- inside ----------------------------------------------------------------------
 
@@ -139,56 +175,66 @@ class ParquetSource:
         return self._rows.place(wanted)
 
     def _group(self, number: int, store: Store) -> Batch:
+        lost = self._lost.get(number)
+        if lost is not None:
+            raise DataError(lost.reason, shard=lost.shard, offset=lost.offset)
         kept = self._kept.get(number)
         if kept is not None:
             return kept
-        file, group = self._groups[number]
-        path = self.shards[file]
-        found = self._files[file].groups[group]
-        size = sum(chunk.num_unpacked_bytes for chunk in found.chunks)
-        if size > self._limit:
-            raise DataError(
-                f"row group {group} decodes to {size} bytes, allowed are {self._limit}; raise "
-                "max_sample_bytes",
-                shard=path,
-            )
         try:
-            rows_at_once = self._rows_at_once(found, path, store)
-            with _opened(path, store, self._files[file].metadata) as reader:
-                table = self._decoded(reader, group, rows_at_once)
+            return self._kept.put(number, self._read(number, self._read_columns(), store))
+        except DataError as error:
+            self._lost[number] = DataError(error.reason, shard=error.shard, offset=error.offset)
+            raise
+
+    def _read(self, number: int, columns: list[str], store: Store) -> Batch:
+        """These columns of a row group."""
+        file, group = self._groups[number]
+        path, metadata = self.shards[file], self._files[file].metadata
+        found = self._files[file].groups[group]
+        chunks = [chunk for chunk in found.chunks if chunk.column in columns]
+        try:
+            self._check(group, sum(chunk.num_unpacked_bytes for chunk in chunks))
+            content = StoreFile(store, path)
+            if store.local_path(path) is None:
+                self._check(group, sum(chunk.num_bytes for chunk in chunks))
+                content.hold([(chunk.offset, chunk.num_bytes) for chunk in chunks])
+            num_bytes, rows_at_once = plan_steps(content.at, chunks, found.num_rows, self._limit)
+            if rows_at_once is None:
+                self._check(group, num_bytes)
+            with _opened(path, store, metadata, content) as reader:
+                table = self._decoded(reader, group, columns, rows_at_once)
             batches = table.combine_chunks().to_batches()
+        except DataError as error:
+            error.shard = path
+            raise
+        except StorageError:
+            raise
         except _DAMAGE as error:
-            if isinstance(error, DataError):
-                error.shard = path
-            if isinstance(error, FileNotFoundError | DataError):
-                raise
-            raise DataError(f"row group {group} cannot be read: {error}", shard=path) from error
+            raise of_arrow(error, path, f"row group {group} cannot be read") from error
         if len(batches) != 1 or batches[0].num_rows != found.num_rows:
             raise DataError(f"row group {group} has not the rows it says", shard=path)
-        return self._kept.put(number, Batch(batches[0], path))
+        return Batch(batches[0], path)
 
-    def _rows_at_once(self, group: RowGroup, path: str, store: Store) -> int:
-        """So many rows cannot unpack to more than twice the limit: the values of a dictionary
-        are stored once, but every row may name the largest."""
-        wanted = set(self._read_columns())
-        chunks = [chunk for chunk in group.chunks if chunk.column in wanted]
-        largest = [max(8, dictionary_bytes(store, path, chunk)) for chunk in chunks]
-        return max(1, 2 * self._limit // max(1, sum(largest)))
+    def _check(self, group: int, num_bytes: int) -> None:
+        if num_bytes > self._limit:
+            raise DataError(
+                f"row group {group} may decode to {num_bytes} bytes, allowed are {self._limit}; "
+                "raise max_sample_bytes"
+            )
 
-    def _decoded(self, reader: pq.ParquetFile, group: int, rows_at_once: int) -> pa.Table:
-        """A row group, of which no more is unpacked than the limit allows."""
-        columns = self._read_columns()
-        if reader.metadata.row_group(group).num_rows <= rows_at_once:
+    def _decoded(
+        self, reader: pq.ParquetFile, group: int, columns: list[str], rows_at_once: int | None
+    ) -> pa.Table:
+        """A row group: at once where it cannot become too large, else so many rows at a time
+        until it does."""
+        if rows_at_once is None:
             return reader.read_row_group(group, columns=columns)
         batches: list[pa.RecordBatch] = []
         num_bytes = 0
         for batch in reader.iter_batches(rows_at_once, row_groups=[group], columns=columns):
             num_bytes += batch.nbytes
-            if num_bytes > self._limit:
-                raise DataError(
-                    f"row group {group} decodes to more than {self._limit} bytes; raise "
-                    "max_sample_bytes"
-                )
+            self._check(group, num_bytes)
             batches.append(batch)
         return pa.Table.from_batches(batches)
 
@@ -200,6 +246,8 @@ class ParquetSource:
         found = [np.empty(0, np.int64)]
         first = 0
         for file in self._files:
+            if not file.groups:
+                continue
             path = store.local_path(file.path)
             if path is None:
                 raise PipelineError(
@@ -263,22 +311,20 @@ class _Kept:
 def _read_footer(path: str, store: Store) -> _File:
     groups = read_row_groups(store, path)
     try:
-        with _opened(path, store, None) as reader:
+        with _opened(path, store, None, StoreFile(store, path)) as reader:
             return _File(path, reader.schema_arrow, reader.metadata, groups)
-    except _DAMAGE as error:
-        if isinstance(error, FileNotFoundError | DataError):
-            raise
-        raise DataError(f"it is no valid Parquet file: {error}", shard=path) from error
+    except (DataError, StorageError):
+        raise
+    except (*_DAMAGE, MemoryError) as error:
+        raise of_arrow(error, path, "it is no valid Parquet file") from error
 
 
-def _opened(path: str, store: Store, metadata: Any) -> pq.ParquetFile:
+def _opened(path: str, store: Store, metadata: Any, content: StoreFile) -> pq.ParquetFile:
     import pyarrow.parquet as pq  # 20 ms, which other formats need not wait for
 
     local = store.local_path(path)
-    source: Any = local if local is not None else pa.PythonFile(StoreFile(store, path), mode="r")
-    return pq.ParquetFile(
-        source, metadata=metadata, memory_map=local is not None, pre_buffer=local is None
-    )
+    source: Any = local if local is not None else pa.PythonFile(content, mode="r")
+    return pq.ParquetFile(source, metadata=metadata, memory_map=local is not None, pre_buffer=False)
 
 
 def parquet_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:

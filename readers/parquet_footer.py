@@ -1,19 +1,22 @@
-"""Where the column chunks of a Parquet file lie: its footer, read without pyarrow.
+"""Where the column chunks of a Parquet file lie, and their pages: read without pyarrow.
 
 Stands under the Parquet reader.  Invariant: a footer that is damaged is an error; pyarrow's
 own access to column metadata ends the process for some of them.
 
 Source: Apache Parquet format, parquet.thrift (FileMetaData.row_groups = 4; RowGroup.columns =
-1, num_rows = 3; ColumnChunk.meta_data = 3; ColumnMetaData.path_in_schema = 3,
-total_uncompressed_size = 6, total_compressed_size = 7, data_page_offset = 9,
-dictionary_page_offset = 11; PageHeader.uncompressed_page_size = 2), and the Thrift compact
-protocol.
+1, num_rows = 3; ColumnChunk.meta_data = 3; ColumnMetaData.type = 1, path_in_schema = 3, codec =
+4, num_values = 5, total_uncompressed_size = 6, total_compressed_size = 7, data_page_offset = 9,
+dictionary_page_offset = 11; PageHeader.type = 1, uncompressed_page_size = 2,
+compressed_page_size = 3, data_page_header = 5, dictionary_page_header = 7, data_page_header_v2 =
+8; of these headers num_values = 1, encoding = 2, in version 2 encoding = 4), and the Thrift
+compact protocol.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from iopipe.errors import DataError
 from iopipe.protocols import Store
@@ -21,11 +24,17 @@ from iopipe.protocols import Store
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 8
 _MAX_FOOTER_BYTES = 1 << 28
-_PAGE_HEADER_BYTES = 4096
-"""Most have twenty; statistics of large values make it longer."""
+_HEADER_BYTES, _MAX_HEADER_BYTES = 256, 1 << 24
+"""Most page headers have twenty; statistics of large values make them longer."""
 _MAX_DEPTH = 32
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _INTEGERS = (4, 5, 6)
+_DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8
+_PAGE_HEADERS = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+"""Field of a page's own header -> field of its encoding in there."""
+
+Read: TypeAlias = Callable[[int, int], bytes]
+"""(offset, length) -> the bytes of a file there, fewer only where it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +46,25 @@ class Chunk:
     offset: int
     num_bytes: int
     num_unpacked_bytes: int
-    dictionary_offset: int | None
-    """Of the page with the values that the others name; None where there is none."""
+    num_values: int
+    """Nulls and empty lists count."""
+    kind: int
+    """Number of its physical type in parquet.thrift."""
+    codec: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of a column chunk that is unpacked as a whole."""
+
+    offset: int
+    """Of what is behind its header."""
+    num_bytes: int
+    num_unpacked_bytes: int
+    num_values: int
+    encoding: int
+    is_dictionary: bool
+    """Whether it holds the values that other pages name by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +90,46 @@ def read_row_groups(store: Store, path: str) -> list[RowGroup]:
         raise DataError(f"its Parquet footer is damaged ({error!r})", shard=path) from error
 
 
-def dictionary_bytes(store: Store, path: str, chunk: Chunk) -> int:
-    """What the dictionary of a column chunk unpacks to; 0 where it has none."""
-    if chunk.dictionary_offset is None:
-        return 0
-    header = bytearray(_PAGE_HEADER_BYTES)
-    store.read_into(path, chunk.dictionary_offset, memoryview(header))
-    try:
-        return int(_Compact(bytes(header)).struct(0)[2])
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise DataError(
-            f"the dictionary of column {chunk.column!r} is damaged ({error!r})",
-            shard=path,
-            offset=chunk.dictionary_offset,
-        ) from error
+def read_pages(read: Read, chunk: Chunk) -> list[Page]:
+    """The pages of a column chunk, as far as its values go; a `DataError` where one does not
+    lie in it.  Only their headers are read."""
+    pages: list[Page] = []
+    place, end, num_values = chunk.offset, chunk.offset + chunk.num_bytes, 0
+    while num_values < chunk.num_values and place < end:
+        try:
+            page = _page(read, place, end)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"a page of column {chunk.column!r} is damaged ({error!r})", offset=place
+            ) from error
+        pages.append(page)
+        place = page.offset + page.num_bytes
+        num_values += 0 if page.is_dictionary else page.num_values
+    return pages
+
+
+def _page(read: Read, place: int, end: int) -> Page:
+    length = _HEADER_BYTES
+    while True:
+        raw = _Compact(read(place, min(length, end - place)))
+        try:
+            header = raw.struct(0)
+            break
+        except (IndexError, ValueError):
+            if length >= min(end - place, _MAX_HEADER_BYTES):
+                raise
+            length *= 8
+    offset, num_bytes, num_unpacked_bytes = place + raw.place, header[3], header[2]
+    if min(num_bytes, num_unpacked_bytes) < 0 or offset + num_bytes > end:
+        raise ValueError(f"{num_bytes} bytes do not lie in its column")
+    kind = next((kind for kind in _PAGE_HEADERS if kind in header), None)
+    inner = header[kind] if kind is not None else {}
+    num_values = inner.get(1, 0)
+    if num_values < 0:
+        raise ValueError(f"it has {num_values} values")
+    encoding = inner.get(_PAGE_HEADERS[kind], 0) if kind is not None else 0
+    is_dictionary = kind == _DICTIONARY
+    return Page(offset, num_bytes, num_unpacked_bytes, num_values, encoding, is_dictionary)
 
 
 def _row_group(raw: dict[int, Any], size: int) -> RowGroup:
@@ -85,8 +137,9 @@ def _row_group(raw: dict[int, Any], size: int) -> RowGroup:
     for column in raw[1]:
         found = column[3]
         offset = min(found[9], found.get(11) or found[9])
-        chunk = Chunk(found[3][0].decode(), offset, found[7], found[6], found.get(11))
-        if min(offset, chunk.num_bytes, chunk.num_unpacked_bytes) < 0:
+        name, kind, codec = found[3][0].decode(), found[1], found[4]
+        chunk = Chunk(name, offset, found[7], found[6], found[5], kind, codec)
+        if min(offset, chunk.num_bytes, chunk.num_unpacked_bytes, chunk.num_values) < 0:
             raise ValueError(f"column {chunk.column!r} has a negative size or place")
         if offset + chunk.num_bytes > size:
             raise ValueError(f"column {chunk.column!r} lies outside of the file")
@@ -101,7 +154,8 @@ class _Compact:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._place = 0
+        self.place = 0
+        """Behind what was read."""
 
     def struct(self, depth: int) -> dict[int, Any]:
         if depth > _MAX_DEPTH:
@@ -139,14 +193,14 @@ class _Compact:
         return [self._value(header & 15, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
-        self._place += 1
-        return self._data[self._place - 1]
+        self.place += 1
+        return self._data[self.place - 1]
 
     def _bytes(self, length: int) -> bytes:
-        start, self._place = self._place, self._place + length
-        if self._place > len(self._data):
+        start, self.place = self.place, self.place + length
+        if self.place > len(self._data):
             raise ValueError("a text runs past the end")
-        return self._data[start : self._place]
+        return self._data[start : self.place]
 
     def _varint(self) -> int:
         value = shift = 0

@@ -117,13 +117,14 @@ def is_outside(key: str) -> bool:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """(key, field) by the WebDataset convention: the key is the path without the extensions
-    after the first dot of the base name; None for names that belong to no sample."""
+    after the first dot of the base name; None for names that belong to no sample.  Bytes of a
+    field that are no UTF-8 become question marks, since columns are named in it."""
     match = _NAME.fullmatch(name)
     if match is None or _META.match(name):
         return None
-    return match[1], match[2].lower()
+    return match[1], storable(match[2]).lower()
 
 
-def storable(key: str) -> str:
+def storable(name: str) -> str:
     """Arrow's strings are UTF-8: bytes of a name that are not become question marks."""
-    return key.encode("utf-8", "replace").decode()
+    return name.encode("utf-8", "replace").decode()

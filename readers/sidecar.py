@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from iopipe.readers.atomic import write_atomically
 _logger = logging.getLogger(__name__)
 
 SUFFIX = ".iopipe-index"
+UNFIT = (DataError, pa.ArrowException, ValueError, KeyError, TypeError, ArithmeticError)
+"""What reading a sidecar that was sealed by somebody else may raise: it is built again then."""
 _CHECKSUM_BYTES = 16
 _MAX_BYTES = 1 << 34
 
@@ -64,7 +67,8 @@ def find_sidecars(store: Store, path: str) -> list[tuple[str, bytes]]:
     found = []
     for place in _places(local):
         try:
-            if place.stat().st_mtime_ns >= shard_ns:
+            about = place.stat()
+            if stat.S_ISREG(about.st_mode) and about.st_mtime_ns >= shard_ns:
                 found.append((place.name, place.read_bytes()))
         except FileNotFoundError:
             continue
@@ -104,8 +108,11 @@ def _remote(store: Store, path: str) -> list[tuple[str, bytes]]:
 
 
 def _places(local: str) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "iopipe", "index")
-    return [Path(local + SUFFIX), cache / _digest_name(os.path.abspath(local))]
+    beside = Path(local + SUFFIX)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # a user without a home, as in some containers
+        return [beside]
+    return [beside, Path(cache, "iopipe", "index", _digest_name(os.path.abspath(local)))]
 
 
 def _digest_name(path: str) -> str:

@@ -36,7 +36,10 @@ class HashedFile:
 
     def write(self, data: Any) -> int:
         """Take `data` to be written soon; bytes are kept as they are, anything else, which
-        its owner may change, is copied."""
+        its owner may change, is copied.  Nothing is taken once the file is closed: a library
+        that was writing when it was discarded may still end its format when it is collected."""
+        if self.closed:
+            return len(data)
         piece = data if isinstance(data, bytes) else bytes(data)
         self._hash.update(piece)
         self._pieces.append(piece)

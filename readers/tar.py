@@ -21,6 +21,7 @@ _NEAR_BYTES = 1 << 18
 members, because a read costs about as much as copying 64 KiB."""
 _NEAR_MEMBER_BYTES = 1 << 16
 MAX_EXTENSION_BYTES = 1 << 20
+_MAX_SIZE_DIGITS = 18
 _CHECKSUM = slice(148, 156)
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
@@ -136,7 +137,8 @@ def _size(header: bytes, extensions: dict[str, str]) -> int:
     """Bytes of data; -1 where the field is no number."""
     if "size" in extensions:
         digits = extensions["size"]
-        return int(digits) if digits.isascii() and digits.isdigit() else -1
+        is_number = digits.isascii() and digits.isdigit() and len(digits) <= _MAX_SIZE_DIGITS
+        return int(digits) if is_number else -1
     field = header[124:136]
     if field[0] & 0x80:  # GNU's base-256 for members of 8 GiB and more
         return int.from_bytes(field, "big", signed=True) & ((1 << 95) - 1)

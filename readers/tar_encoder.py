@@ -43,7 +43,9 @@ class TarEncoder:
         self.num_bytes = 0
 
     def write(self, sample: Mapping[str, Any]) -> None:
-        key = sample["__key__"]
+        key = sample.get("__key__")
+        if not isinstance(key, str):
+            raise DataError(f"its __key__ is {key!r}; give text", key=str(key))
         fields = {
             name: _as_bytes(name, value, key) for name, value in sample.items() if name != "__key__"
         }
@@ -105,13 +107,20 @@ class TarEncoder:
                 raise DataError(f"field {name!r} has no bytes, which reads as damage", key=key)
 
 
+def _utf8(name: str, value: str, key: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"field {name!r} is no text of UTF-8: {error}", key=key) from error
+
+
 def _as_bytes(name: str, value: Any, key: str) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, str):
-        return value.encode()
+        return _utf8(name, value, key)
     if isinstance(value, int | np.integer):
         return str(value).encode()
     raise DataError(

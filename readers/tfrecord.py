@@ -38,7 +38,7 @@ from iopipe.readers.example import Value, pack_example, parse_example
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
 from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.rows import Rows
-from iopipe.readers.sidecar import SUFFIX, find_sidecars, seal, store_sidecar, unseal
+from iopipe.readers.sidecar import SUFFIX, UNFIT, find_sidecars, seal, store_sidecar, unseal
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ _LENGTH = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 _VERSION = 1
 _THREADS = 4
+_KEYS_AT_ONCE = 64
 _WINDOW_BYTES = 1 << 20
 
 
@@ -114,6 +115,11 @@ class TFRecordSource:
         ]
         return Samples(ids=wanted, keys=keys, columns=columns)
 
+    def stored_keys(self, ids: Int64Array, store: Store) -> list[str]:
+        """Reads whole records, some at a time."""
+        parts = (ids[n : n + _KEYS_AT_ONCE] for n in range(0, len(ids), _KEYS_AT_ONCE))
+        return [key for part in parts for key in self.samples(part, store).keys]
+
     def _places(self, ids: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
         shards, _ = self._rows.place(ids)
         return shards, self._offsets[ids, None], self._lengths[ids, None] + _FOOTER_BYTES
@@ -174,7 +180,7 @@ def _load_index(store: Store, path: str) -> tuple[Int64Array, DataError | None]:
     for name, content in find_sidecars(store, path):
         try:
             return _unpacked(content, num_bytes), None
-        except (DataError, KeyError, TypeError, ValueError) as error:
+        except UNFIT as error:
             _logger.info("index %s is built again: %s", name, error)
     places, damage = _walk(store, path, num_bytes)
     if damage is None:
@@ -248,8 +254,7 @@ class TFRecordEncoder:
     def write(self, sample: Mapping[str, Any]) -> None:
         key = str(sample[_KEY])
         names = tuple(name for name in sample if name != _KEY)
-        self._columns = self._columns or names
-        if set(names) != set(self._columns):
+        if self._columns and set(names) != set(self._columns):
             raise DataError(
                 f"the sample has fields {sorted(names)}, those before it "
                 f"{sorted(self._columns)}; write the same fields for all",
@@ -259,6 +264,7 @@ class TFRecordEncoder:
             record = pack_example({**sample, _KEY: key})
         except (TypeError, ValueError) as error:
             raise DataError(f"it cannot be a tf.train.Example: {error}", key=key) from error
+        self._columns = self._columns or names
         length = struct.pack("<Q", len(record))
         parts = (
             length,

@@ -201,6 +201,8 @@ def _flat(
         )
     if options.window is not None:
         return dtype, *_windows(num_tokens, options.window, options.stride)
+    if not 0 <= int(options.eos_token or 0) <= np.iinfo(dtype).max:
+        raise PipelineError(f"eos_token {options.eos_token} is no {dtype}: see token_dtype")
     ends = _ends(shard, store, dtype, int(options.eos_token or 0))
     if not len(ends) or ends[-1] < num_tokens:
         ends = np.append(ends, num_tokens) if num_tokens else ends

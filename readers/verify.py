@@ -17,6 +17,7 @@ import numpy.typing as npt
 from iopipe.errors import DataError, NotFoundError, PipelineError
 from iopipe.protocols import Source, Store
 from iopipe.readers.checksums import VerifiedSource, key_hash, load_checksums, shard_checksum
+from iopipe.readers.keys import keys_of
 from iopipe.readers.manifest import NAME, ShardEntry, read_manifest
 
 Verify: TypeAlias = Literal["off", "shard", "sample"]
@@ -68,11 +69,11 @@ def noted_shards(shards: Sequence[str], store: Store) -> dict[str, ShardEntry]:
 def verified(source: Source, store: Store) -> Source:
     """A source that compares each sample that it reads with its checksum."""
     noted = [load_checksums(store, shard) for shard in source.shards]
-    return VerifiedSource(source, noted_samples(source, noted))
+    return VerifiedSource(source, noted_samples(source, noted, store))
 
 
 def noted_samples(
-    source: Source, noted: Sequence[npt.NDArray[np.uint64]]
+    source: Source, noted: Sequence[npt.NDArray[np.uint64]], store: Store
 ) -> npt.NDArray[np.uint64]:
     """uint64 [2, n]: what was noted of each sample of `source`; `noted` has the sidecar of
     each of its shards."""
@@ -84,10 +85,12 @@ def noted_samples(
         )
     if len(source) == num_written:
         return np.concatenate([np.empty((2, 0), np.uint64), *noted], axis=1)
-    return _aligned(source, noted)
+    return _aligned(source, noted, store)
 
 
-def _aligned(source: Source, noted: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+def _aligned(
+    source: Source, noted: Sequence[npt.NDArray[np.uint64]], store: Store
+) -> npt.NDArray[np.uint64]:
     """The same for the samples that a damaged dataset still has, found by their keys; nothing
     that a sample could have where its key was not written."""
     by_key = {
@@ -96,10 +99,9 @@ def _aligned(source: Source, noted: Sequence[npt.NDArray[np.uint64]]) -> npt.NDA
         for key, checksum in zip(part[0].tolist(), part[1].tolist(), strict=True)
     }
     found = np.zeros((2, len(source)), np.uint64)
-    for sample in range(len(source)):
-        place = source.locate(sample)
-        key = key_hash(place.key)
-        is_known = (place.shard, key) in by_key
+    for sample, name in enumerate(keys_of(source, np.arange(len(source)), store)):
+        shard, key = source.locate(sample).shard, key_hash(name)
+        is_known = (shard, key) in by_key
         found[0, sample] = key if is_known else _OTHER_KEY ^ key
-        found[1, sample] = by_key.get((place.shard, key), 0)
+        found[1, sample] = by_key.get((shard, key), 0)
     return found

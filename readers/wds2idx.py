@@ -28,6 +28,8 @@ def write_wds2idx(index: ShardIndex, path: str | os.PathLike[str]) -> None:
 
 def _wds2idx_lines(index: ShardIndex) -> Iterator[str]:
     for row, key in enumerate(index.keys.to_pylist()):
+        if set(" \n") & set(str(key)):
+            raise DataError(f"a wds2idx index has no names with spaces, as {key!r} is", key=key)
         parts = [
             f"{name} {offset} {length} {key}.{name}"
             for name, offset, length in zip(

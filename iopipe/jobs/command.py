@@ -203,7 +203,7 @@ def size_in_bytes(text: str) -> int:
     digits = lower.rstrip("kmgi")
     try:
         return round(float(digits) * _UNITS[lower[len(digits) :]])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 256MiB or 1GB") from error
 
 

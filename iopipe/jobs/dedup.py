@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iopipe.jobs.reading import Job, Reader
+from iopipe.jobs.upload import mapped_errors
 from iopipe.protocols import Int64Array
 from iopipe.readers.checksums import fingerprint128
 
@@ -79,6 +80,7 @@ def _repeated(part: npt.NDArray[np.void]) -> Int64Array:
 
 def _save(path: Path, table: npt.NDArray[np.void]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, table, allow_pickle=False)
-    os.replace(temporary, path)
+    with mapped_errors(str(path.parent)):
+        with open(temporary, "wb") as file:
+            np.save(file, table, allow_pickle=False)
+        os.replace(temporary, path)

@@ -17,6 +17,18 @@ from pathlib import Path
 from iopipe.errors import PipelineError
 from iopipe.jobs.ledger import FOLDER
 from iopipe.jobs.upload import file_system, mapped_errors, upload
+from iopipe.storage.posix import plain_path
+
+_OURS = (
+    "shard-",
+    "run-",
+    "hashes-",
+    "selection-",
+    "manifest.json.",
+    "rejected.arrow.",
+    "job.json.",
+)
+"""How the names of a job's files begin."""
 
 
 class Destination:
@@ -31,7 +43,7 @@ class Destination:
                 f"{name!r} is the memory of one process, and workers are others; choose a folder"
             )
         if self.url is None:
-            self.folder = Path(name.removeprefix("file://"))
+            self.folder = Path(plain_path(name))
         else:
             self.folder = Path(tempfile.mkdtemp(prefix="iopipe-job-"))
 
@@ -65,8 +77,9 @@ class Destination:
     def _sweep(self) -> None:
         """Remove what workers left that were killed, or stopped in the instant between making
         a file and knowing of it; while the destination is held and no worker runs."""
-        for left in self.folder.rglob("shard-*.tmp"):
-            left.unlink(missing_ok=True)
+        for left in self.folder.rglob("*.tmp"):
+            if left.name.startswith(_OURS):
+                left.unlink(missing_ok=True)
 
     def fetch(self, name: str) -> None:
         """Bring a small file of an earlier start into the staging folder, if there is one."""

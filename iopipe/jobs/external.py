@@ -11,9 +11,10 @@ runs and sorts them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from iopipe.errors import StorageError
+from iopipe.errors import PipelineError, StorageError
 from iopipe.jobs.plan import Output, Task
 from iopipe.jobs.reading import Job, Reader, Rejection
 from iopipe.jobs.transform import Sample
+from iopipe.jobs.upload import mapped_errors
 from iopipe.protocols import Int64Array
 from iopipe.readers.arrow_columns import column_of
 
@@ -66,10 +68,15 @@ def write_run(reader: Reader, output: Output, run: int, samples_per_run: int) ->
 
 def _kept(sample: Sample) -> Sample:
     """Bytes of their own: views would keep whole chunks of the source alive."""
-    return {
-        name: bytes(value) if isinstance(value, memoryview) else value
-        for name, value in sample.items()
-    }
+    return {name: _own(value) for name, value in sample.items()}
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if isinstance(value, list):
+        return [_own(item) for item in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _write(
@@ -81,31 +88,85 @@ def _write(
 ) -> None:
     shards = np.array([position for position, _ in rows], np.int64) // samples_per_shard
     found, starts = np.unique(shards, return_index=True)
-    header = {"shards": found.tolist(), "rejected": [asdict(rejection) for rejection in rejected]}
-    schema = pa.schema([(_POSITION, pa.int64()), (_KEY, pa.string()), *columns]).with_metadata(
-        {"iopipe": json.dumps(header)}
-    )
+    codes = {field.name: _code(field, rows) for field in columns}
+    header = {
+        "shards": found.tolist(),
+        "rejected": [asdict(rejection) for rejection in rejected],
+        "codes": codes,
+    }
+    fields: list[pa.Field[Any]] = [pa.field(_POSITION, pa.int64()), pa.field(_KEY, pa.string())]
+    fields += [_stored(field, codes[field.name]) for field in columns]
+    schema = pa.schema(fields).with_metadata({"iopipe": json.dumps(header)})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        with (
+            mapped_errors(str(path.parent)),
+            open(temporary, "wb") as file,
+            pa.ipc.new_file(file, schema) as writer,
+        ):
             for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-                writer.write_batch(_batch(rows[start:end], schema))
+                writer.write_batch(_batch(rows[start:end], schema, codes))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _batch(rows: list[tuple[int, Sample]], schema: pa.Schema) -> pa.RecordBatch:
+def _batch(
+    rows: list[tuple[int, Sample]], schema: pa.Schema, codes: Mapping[str, str]
+) -> pa.RecordBatch:
     arrays: list[Any] = []
     for column in schema:
         if column.name == _POSITION:
             arrays.append(pa.array([position for position, _ in rows], column.type))
             continue
-        values = [sample[column.name] for _, sample in rows]
-        plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
-        arrays.append(pa.array(plain, column.type))
+        encode = _ENCODERS[codes.get(column.name, "")]
+        try:
+            arrays.append(pa.array([encode(s[column.name]) for _, s in rows], column.type))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise PipelineError(
+                f"column {column.name!r} has values that are no {column.type} ({error}); use "
+                "shuffle_method='direct'"
+            ) from error
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+# ---- values --------------------------------------------------------------------------
+
+
+def _code(field: pa.Field[Any], rows: list[tuple[int, Sample]]) -> str:
+    """How the values of a column are stored, so that they come back as they were."""
+    values = [sample[field.name] for _, sample in rows]
+    if all(isinstance(value, np.ndarray) for value in values):
+        return "npy"
+    is_text = pa.types.is_string(field.type) and all(isinstance(value, str) for value in values)
+    return "json" if pa.types.is_string(field.type) and not is_text else ""
+
+
+def _stored(field: pa.Field[Any], code: str) -> pa.Field[Any]:
+    kind: Any = pa.large_binary() if code == "npy" else field.type
+    return pa.field(field.name, kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
+def _as_npy(value: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, value, allow_pickle=False)
+    return content.getvalue()
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_ENCODERS: dict[str, Callable[[Any], Any]] = {"": _same, "npy": _as_npy, "json": json.dumps}
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "": _same,
+    "npy": lambda value: np.load(io.BytesIO(value), allow_pickle=False),
+    "json": json.loads,
+}
+
+
+# ---- output shards -------------------------------------------------------------------
 
 
 def gathered(job: Job, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], list[Rejection]]]:
@@ -122,7 +183,8 @@ def gathered(job: Job, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], l
                 if task.first <= lost["position"] < task.last
             ]
             if task.shard in header["shards"]:
-                rows += _rows(reader.get_batch(header["shards"].index(task.shard)))
+                batch = reader.get_batch(header["shards"].index(task.shard))
+                rows += _rows(batch, header["codes"])
     if len(rows) + len(rejected) != task.last - task.first:
         raise StorageError(
             f"{len(rows) + len(rejected)} of {task.last - task.first} samples of shard "
@@ -134,12 +196,17 @@ def gathered(job: Job, task: Task) -> Iterator[tuple[list[tuple[int, Sample]], l
         yield rows[start : start + _CHUNK_SAMPLES], []
 
 
-def _rows(batch: pa.RecordBatch) -> list[tuple[int, Sample]]:
+def _rows(batch: pa.RecordBatch, codes: Mapping[str, str]) -> list[tuple[int, Sample]]:
     positions: Int64Array = batch.column(_POSITION).to_numpy()
     columns = {
-        name: column_of(batch.column(name)) for name in batch.schema.names if name != _POSITION
+        name: (column_of(batch.column(name)), _DECODERS[codes.get(name, "")])
+        for name in batch.schema.names
+        if name != _POSITION
     }
     return [
-        (int(position), {name: column[row] for name, column in columns.items()})
+        (
+            int(position),
+            {name: decode(column[row]) for name, (column, decode) in columns.items()},
+        )
         for row, position in enumerate(positions)
     ]

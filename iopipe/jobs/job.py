@@ -29,6 +29,7 @@ from iopipe.jobs.plan import Plan, make_plan
 from iopipe.jobs.reading import Job, Reader
 from iopipe.jobs.selection import write_selections
 from iopipe.jobs.task import TaskResult
+from iopipe.jobs.upload import mapped_errors
 from iopipe.jobs.work import Engine, Item
 from iopipe.plan import mean_sample_bytes
 from iopipe.protocols import Source
@@ -93,10 +94,10 @@ def shard(
     begun = time.monotonic()
     chosen = options or ShardOptions()
     _check(chosen)
-    target = Destination(destination)
     num_processes = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     if num_processes < 1:
         raise PipelineError(f"num_workers is {num_processes}; give 1 or more")
+    target = Destination(destination)
     with (
         target.opened(),
         closing(
@@ -186,6 +187,10 @@ class _Run:
 
     def commit(self, results: Sequence[TaskResult]) -> None:
         """Write the list of rejected samples, then the manifests."""
+        with mapped_errors(self._target.name):
+            self._commit(results)
+
+    def _commit(self, results: Sequence[TaskResult]) -> None:
         self._write_rejected(results)
         plan, first = self._job.plan, 0
         for output in plan.outputs:
@@ -218,7 +223,10 @@ class _Run:
         if options.splits or options.dedup:
             left_out = self._duplicates() if options.dedup else np.empty(0, np.int64)
             shares = [share for _, share in options.splits]
-            found = write_selections(self.source, shares, left_out, self._ledger.folder)
+            with mapped_errors(self._target.name):
+                found = write_selections(
+                    self.source, self._reader.store, shares, left_out, self._ledger.folder
+                )
             selected = [(path, count) for path, count in found]
         plan = make_plan(
             options,

@@ -15,6 +15,7 @@ from typing import Any
 from iopipe.errors import StateError
 from iopipe.jobs.reading import Rejection
 from iopipe.jobs.task import TaskResult
+from iopipe.jobs.upload import mapped_errors
 from iopipe.readers.atomic import write_atomically
 from iopipe.readers.manifest import ShardEntry
 
@@ -33,8 +34,9 @@ class Ledger:
         """Note what the job is, or check that it is the one that was begun here."""
         path = self.folder / _JOB
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(identity, indent=1).encode())
+            with mapped_errors(str(path)):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps(identity, indent=1).encode())
             return
         before = json.loads(path.read_text())
         now = json.loads(json.dumps(identity))
@@ -66,7 +68,7 @@ class Ledger:
                 yield _from_plain(json.loads(line))
 
     def append(self, result: TaskResult) -> None:
-        with open(self._done, "ab") as file:
+        with mapped_errors(str(self._done)), open(self._done, "ab") as file:
             file.write(json.dumps(_as_plain(result)).encode() + b"\n")
 
 

@@ -46,12 +46,18 @@ class _Process:
         self.pipe, theirs = Pipe()
         with theirs:
             descriptor = theirs.fileno()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "iopipe.jobs.worker", str(descriptor)],
-                pass_fds=[descriptor],
-                stdin=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
+            # -P: what lies in the current folder is no module of ours.  A worker that is still
+            # importing when Ctrl-C comes need not say so: the signal waits for its handler.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "iopipe.jobs.worker", str(descriptor)],
+                    pass_fds=[descriptor],
+                    stdin=subprocess.DEVNULL,
+                    env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def start(self, job: Job, item: Item) -> None:
         self.item = item
@@ -95,7 +101,7 @@ class LocalEngine:
                 assert item is not None
                 try:
                     kind, value = pipe.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # it died, perhaps while it was answering
                     self._bury(process, item, deaths)
                     again.append(item)
                     continue

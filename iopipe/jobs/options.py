@@ -13,7 +13,7 @@ from iopipe.errors import PipelineError
 from iopipe.jobs.transform import TransformSpec
 
 ShuffleMethod = Literal["auto", "direct", "external"]
-JOB_VERSION = 1
+JOB_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,8 @@ def _outcome(sample: Sample, resize: int | None, quality: int | None) -> Outcome
 
 
 def _encoded(content: Any, resize: int | None, quality: int | None) -> bytes:
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise DataError(f"its image is a {type(content).__name__}, not bytes")
     raw = bytes(content)
     try:
         with Image.open(io.BytesIO(raw), formats=_CODECS) as image:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from iopipe.protocols import Int64Array, Source
+from iopipe.protocols import Int64Array, Source, Store
+from iopipe.readers.keys import keys_of
 
 _CHUNK_SAMPLES = 1 << 16
 
@@ -30,10 +31,10 @@ def split_of(key: str, shares: Sequence[float]) -> int:
 
 
 def write_selections(
-    source: Source, shares: Sequence[float], left_out: Int64Array, folder: Path
+    source: Source, store: Store, shares: Sequence[float], left_out: Int64Array, folder: Path
 ) -> list[tuple[str, int]]:
     """One file of int64 sample ids for each share, without those `left_out` (sorted); their
-    paths and lengths.  Takes about 5 us a sample, for its key."""
+    paths and lengths.  Takes about 5 us a sample, for its key, or the reading of it."""
     paths = [folder / f"selection-{number:03d}.i64" for number in range(max(1, len(shares)))]
     temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in paths]
     counts = [0] * len(paths)
@@ -42,7 +43,7 @@ def write_selections(
         for first in range(0, len(source), _CHUNK_SAMPLES):
             ids = np.arange(first, min(first + _CHUNK_SAMPLES, len(source)), dtype=np.int64)
             ids = np.setdiff1d(ids, left_out, assume_unique=True)
-            for number, part in enumerate(_parts(source, ids, shares)):
+            for number, part in enumerate(_parts(source, store, ids, shares)):
                 part.tofile(files[number])
                 counts[number] += len(part)
     finally:
@@ -53,8 +54,10 @@ def write_selections(
     return [(str(path), count) for path, count in zip(paths, counts, strict=True)]
 
 
-def _parts(source: Source, ids: Int64Array, shares: Sequence[float]) -> list[Int64Array]:
+def _parts(
+    source: Source, store: Store, ids: Int64Array, shares: Sequence[float]
+) -> list[Int64Array]:
     if not shares:
         return [ids]
-    splits = np.array([split_of(source.locate(int(i)).key, shares) for i in ids], np.int64)
+    splits = np.array([split_of(key, shares) for key in keys_of(source, ids, store)], np.int64)
     return [ids[splits == number] for number in range(len(shares))]

@@ -138,9 +138,10 @@ class _Writing:
     def _upload(self, url: str) -> None:
         """Send the shard, after the files beside it; the local ones are not needed then."""
         folder = Path(self._job.folder)
-        files = sorted(self._path.parent.glob(f"{self._path.stem}.*"), reverse=True)
+        found = sorted(self._path.parent.glob(f"{self._path.stem}.*"), reverse=True)
+        files = [path for path in found if path.suffix != ".tmp"]  # of workers that were killed
         upload(url, folder, [str(path.relative_to(folder)) for path in files])
-        for path in files:
+        for path in found:
             path.unlink()
 
     def discard(self) -> None:

@@ -22,15 +22,15 @@ _Encode: TypeAlias = Callable[[list[str]], list[list[int]]]
 def make_tokenise(
     tokenizer: str, field: str | None = None, end_of_text: str | None = None
 ) -> Transform:
-    """A transform that replaces a sample's text by the column `tokens`: uint16, or uint32
-    where the vocabulary has more than 65,536 entries.
+    """A transform that replaces a sample's text by the column `tokens`: uint16, or int32, which
+    Megatron's index has for larger ones, where some id is above 65,535.
 
     `tokenizer` is a file in the format of Hugging Face tokenizers (JSON), or
     'tiktoken:NAME' for one of tiktoken's encodings.  `field` is the text's column, by default
     txt or text.  The token `end_of_text` ends every document, if given.
     """
-    encode, vocabulary_size, last = _loaded(tokenizer, end_of_text)
-    dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+    encode, num_ids, last = _loaded(tokenizer, end_of_text)
+    dtype = np.uint16 if num_ids <= 1 << 16 else np.int32
     ending = [] if last is None else [last]
 
     def transform(samples: Sequence[Sample]) -> list[Outcome]:
@@ -62,7 +62,7 @@ def _text(sample: Sample, field: str | None) -> str | DataError:
 
 
 def _loaded(tokenizer: str, end_of_text: str | None) -> tuple[_Encode, int, int | None]:
-    """The batch encoder, the size of the vocabulary, and the token that ends a document."""
+    """The batch encoder, the largest token and one, and the token that ends a document."""
     kind, colon, name = tokenizer.partition(":")
     if colon and kind == "tiktoken":
         return _tiktoken(name, end_of_text)
@@ -90,7 +90,7 @@ def _hugging_face(path: str, end_of_text: str | None) -> tuple[_Encode, int, int
         encoded = loaded.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
-    return encode, loaded.get_vocab_size(), last
+    return encode, max(loaded.get_vocab().values(), default=0) + 1, last  # ids may have gaps
 
 
 def _tiktoken(name: str, end_of_text: str | None) -> tuple[_Encode, int, int | None]:

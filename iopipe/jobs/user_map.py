@@ -55,7 +55,9 @@ def _outcome(function: Callable[[Sample], Any], sample: Sample) -> Outcome:
         if isinstance(made, Mapping):
             return [_keyed(made, sample["__key__"])]
         if isinstance(made, Iterable):
-            return _numbered(list(made), sample["__key__"])
+            several = list(made)
+            if all(isinstance(one, Mapping) for one in several):
+                return _numbered(several, sample["__key__"])
     except DataError as error:
         return error
     raise PipelineError(

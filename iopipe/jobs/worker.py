@@ -9,12 +9,15 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import pickle
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from iopipe.errors import IopipeError, WorkerError
 from iopipe.jobs.reading import Job
 from iopipe.jobs.work import Handler
 
@@ -23,8 +26,9 @@ def main(descriptor: int) -> None:
     """Answer items with ('done', result) or ('failed', error) until the pipe ends; a job that
     comes instead is what the items after it belong to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, _leave)
-    with Connection(descriptor) as pipe, suppress(EOFError, BrokenPipeError):
+    with Connection(descriptor) as pipe, suppress(EOFError, ConnectionError):
         job = pipe.recv()
         handler: Handler | None = None
         while True:
@@ -37,10 +41,24 @@ def main(descriptor: int) -> None:
                 handler = handler or _handler(job)
                 answer = ("done", handler(message))
             except Exception as error:
-                answer = ("failed", error)
+                answer = ("failed", _sendable(error))
             pipe.send(answer)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could be unfinished
     _end()
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or where it cannot travel one that says what it was; where it was raised is
+    noted, since the traceback stays here."""
+    if not isinstance(error, IopipeError):
+        error.add_note("raised in a worker:\n" + "".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever the user's class does when it travels
+        told = WorkerError(f"the job's own code failed: {type(error).__name__}: {error}")
+        told.__notes__ = getattr(error, "__notes__", [])
+        return told
+    return error
 
 
 def _handler(job: Job) -> Handler:
