@@ -329,15 +329,8 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
             indices.epoch = epoch
 
     def _try_get_data(self, timeout: float = torch_utils.MP_STATUS_CHECK_INTERVAL) -> Any:
-        """Not over before its time: where a worker has gone, our queue lets torch look after it
-        at once, and one that had nothing more to do is no reason to give up."""
-        end = time.monotonic() + timeout
         try:
-            while True:
-                left = max(end - time.monotonic(), 0)
-                found = super()._try_get_data(left)  # type: ignore[no-untyped-call]
-                if found[0] or time.monotonic() >= end:
-                    return found
+            return super()._try_get_data(timeout)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if self._worker_pids_set and "DataLoader worker" in str(error):
                 causes = causes_of_death(self._workers, self._num_oom_kills)
@@ -347,7 +340,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
     def _mark_worker_as_unavailable(self, worker_id: int, shutdown: bool = False) -> None:
         if isinstance(self._worker_result_queue, ResultQueue):
             self._worker_result_queue.let_go(worker_id)
-        super()._mark_worker_as_unavailable(worker_id, shutdown)  # type: ignore[no-untyped-call]
+        super()._mark_worker_as_unavailable(worker_id, shutdown)
 
     def _shutdown_workers(self) -> None:
         if not self._shutdown and hasattr(self, "_worker_result_queue") and not self._pin_memory:
