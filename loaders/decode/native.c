@@ -48,15 +48,6 @@ static void no_output(Decompress *image) { (void)image; }
 
 /* ---- memory that a thread keeps from image to image -------------------------------------- */
 
-int grown(void **memory, size_t *have, size_t want) {
-    if (*have >= want) return 1;
-    void *larger = realloc(*memory, want + want / 4);
-    if (larger == NULL) return 0;
-    *memory = larger;
-    *have = want + want / 4;
-    return 1;
-}
-
 void *iopipe_scratch(void) {
     Scratch *one = calloc(1, sizeof(Scratch));
     if (one) one->huffman = new_huffman();

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 enum { ABI = 62, STRUCT_BYTES = 632, ERROR_BYTES = 168, MESSAGE_BYTES = 200, MARGIN = 32 };
 enum { NUM_TABLES = 4, MAX_COMPONENTS = 4, MAX_BLOCKS = 10 };
@@ -112,7 +113,15 @@ typedef struct {
     struct Huffman *huffman;
 } Scratch;
 
-int grown(void **memory, size_t *have, size_t want);
+/* 0: no memory. */
+static inline int grown(void **memory, size_t *have, size_t want) {
+    if (*have >= want) return 1;
+    void *larger = realloc(*memory, want + want / 4);
+    if (larger == NULL) return 0;
+    *memory = larger;
+    *have = want + want / 4;
+    return 1;
+}
 
 /* ---- resize.c ---------------------------------------------------------------------------- */
 
