@@ -340,7 +340,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
     def _mark_worker_as_unavailable(self, worker_id: int, shutdown: bool = False) -> None:
         if isinstance(self._worker_result_queue, ResultQueue):
             self._worker_result_queue.let_go(worker_id)
-        super()._mark_worker_as_unavailable(worker_id, shutdown)  # type: ignore[no-untyped-call]
+        super()._mark_worker_as_unavailable(worker_id, shutdown)
 
     def _shutdown_workers(self) -> None:
         if not self._shutdown and hasattr(self, "_worker_result_queue") and not self._pin_memory:
