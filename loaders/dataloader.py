@@ -143,11 +143,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self._resumed(state)
 
     def _epoch_to_come(self) -> int:
-        """The next one, unless a framework told our sampler of another."""
-        sampler = self.sampler
-        if self.seed is None or not isinstance(sampler, OrderSampler):
+        """The next one, unless the sampler was told of another, by a framework or the script."""
+        told = getattr(self.sampler, "epoch", None) if hasattr(self.sampler, "set_epoch") else None
+        if self.seed is None or not isinstance(told, int) or told == self.progress.epoch:
             return self.next_epoch
-        return self.next_epoch if sampler.epoch == self.progress.epoch else sampler.epoch
+        return told
 
     def _begin(self, progress: EpochProgress) -> None:
         if self.seed is not None and hasattr(self.sampler, "set_epoch"):

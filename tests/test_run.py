@@ -413,6 +413,26 @@ def test_what_cannot_be_logged_is_not_handed_over(
             next(run)
 
 
+def test_a_state_of_an_epoch_behind_the_runs_end_is_refused() -> None:
+    pipeline = numbers(8).batch(4)
+    with pipeline.run(epoch=2, num_epochs=2) as run:
+        next(run)
+        state = run.state_dict()
+        with pytest.raises(StateError, match=r"stands in epoch 2, this run ends before epoch 1"):
+            pipeline.run().load_state_dict(state)
+        list(run)
+        state = run.state_dict()
+    with pipeline.run(epoch=3) as run:
+        run.load_state_dict(state)  # it was through
+        assert list(run) == []
+
+
+@pytest.mark.parametrize("options", [{"epoch": -1}, {"num_epochs": -1}])
+def test_epochs_are_counted_from_none(options: dict[str, int]) -> None:
+    with pytest.raises(PipelineError, match="give whole numbers >= 0"):
+        numbers(8).batch(4).run(**options)
+
+
 def test_a_state_comes_before_the_first_batch() -> None:
     with numbers(95).batch(10).run() as run:
         next(run)

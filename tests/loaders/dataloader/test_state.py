@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import loaded as data
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import DistributedSampler, RandomSampler, Sampler
 
 import iopipe
 from iopipe import OrderSampler, StateError
@@ -269,6 +269,20 @@ def test_a_huge_epoch_is_entered_at_once() -> None:
     sampler = OrderSampler(data.Numbers(10**12), seed=1)
     indices = sampler.iter_from(10**11)
     assert found == [next(indices) for _ in range(100)]
+
+
+def test_the_epoch_that_a_sampler_was_told_of_holds(ours: Make) -> None:
+    """As scripts for DistributedSampler have it, also from the middle of a training on."""
+    numbers = data.Numbers(12)
+    sampler, reference = (DistributedSampler(numbers, 1, 0, shuffle=True) for _ in range(2))
+    loader = ours(numbers, batch_size=None, sampler=sampler, seed=2)
+    for epoch in (5, 6, 9):
+        sampler.set_epoch(epoch)
+        reference.set_epoch(epoch)
+        assert items(loader) == list(reference)
+        assert loader.state_dict()["epoch"] == epoch
+    reference.set_epoch(10)  # and goes on by itself
+    assert items(loader) == list(reference)
 
 
 def test_epochs_are_told_to_sampler_and_dataset(ours: Make) -> None:
