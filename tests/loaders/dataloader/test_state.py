@@ -252,6 +252,24 @@ def test_states_that_do_not_fit_say_what_differs(change: dict[str, Any], said: s
         loader.load_state_dict({**loader.state_dict(), **change})
 
 
+def test_what_came_out_of_order_is_not_guessed(ours: Make) -> None:
+    """The first three batches need not be those that were handed over."""
+    options: dict[str, Any] = {"batch_size": 3, "num_workers": 2, "in_order": False}
+    first = ours(data.Numbers(23), **options)
+    before = first.state_dict()
+    iterator = iter(first)
+    items(iterator, 3)
+    within = through_json(first.state_dict())
+    items(iterator)
+    after = first.state_dict()
+    second = ours(data.Numbers(23), **options)
+    with pytest.raises(StateError, match="batches came out of order"):
+        second.load_state_dict(within)
+    for state in (before, after):
+        second.load_state_dict(state)
+        assert sorted(chain(*items(second))) == [*range(23)]
+
+
 def test_half_a_state_is_none() -> None:
     loader = iopipe.DataLoader(data.Numbers(9), batch_size=3)
     state = loader.state_dict()
