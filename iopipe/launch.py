@@ -65,6 +65,13 @@ class RunOptions:
     tune: Literal["auto"] | Budget | None
     ceiling: Ceiling | None
 
+    def __post_init__(self) -> None:
+        if self.epoch < 0 or (self.end_epoch is not None and self.end_epoch < self.epoch):
+            num_epochs = None if self.end_epoch is None else self.end_epoch - self.epoch
+            raise PipelineError(
+                f"epoch is {self.epoch} and num_epochs {num_epochs}: give whole numbers >= 0"
+            )
+
 
 def launched(pipeline: Launched, options: RunOptions) -> Run:
     """A run of a pipeline whose route is decided."""

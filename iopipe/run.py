@@ -205,6 +205,12 @@ class Run:
             raise StateError(f"the state does not fit this run: {'; '.join(differences)}")
         cursor = place_of(state)
         self._spec.plan.check(cursor)
+        end = self._spec.plan.end_epoch
+        if end is not None and cursor.epoch > end:
+            raise StateError(
+                f"the state stands in epoch {cursor.epoch}, this run ends before epoch {end}: "
+                f"give run(epoch={cursor.epoch}), or more num_epochs"
+            )
         self._quarantined = [int(sample) for sample in state.get("quarantined", ())]
         self._progress = self._progress_from(cursor)
 

@@ -143,11 +143,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self._resumed(state)
 
     def _epoch_to_come(self) -> int:
-        """The next one, unless a framework told our sampler of another."""
-        sampler = self.sampler
-        if self.seed is None or not isinstance(sampler, OrderSampler):
+        """The next one, unless the sampler was told of another, by a framework or the script."""
+        told = getattr(self.sampler, "epoch", None) if hasattr(self.sampler, "set_epoch") else None
+        if self.seed is None or not isinstance(told, int) or told == self.progress.epoch:
             return self.next_epoch
-        return self.next_epoch if sampler.epoch == self.progress.epoch else sampler.epoch
+        return told
 
     def _begin(self, progress: EpochProgress) -> None:
         if self.seed is not None and hasattr(self.sampler, "set_epoch"):
@@ -223,7 +223,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """Plain values, JSON-able: what the latest iteration has handed over.
 
         Map-style datasets continue with any number of workers; iterable ones with the same,
-        by going through what was handed over again.
+        by going through what was handed over again.  Neither does within an epoch whose batches
+        came out of order (`in_order=False`).
         """
         progress = self.progress
         is_within = not progress.is_finished and progress.rng is not None
@@ -235,6 +236,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             "batch_size": self.batch_size,
             "num_workers": progress.num_workers if is_within else self.num_workers,
             "draws_seed": progress.draws_seed,
+            "in_order": self.in_order or self.num_workers == 0,
             "epoch": progress.epoch,
             "num_yielded": progress.num_yielded,
             "finished": not is_within,
@@ -264,6 +266,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 raise StateError(f"state[{name!r}] is {value!r}; it must be a whole number >= 0")
         if lacking := [name for name in ("finished", "rng", "sampler") if name not in state]:
             raise StateError(f"the state lacks {', '.join(lacking)}: it is none of a loader's")
+        is_within = not state["finished"] and state["num_yielded"] > 0
+        if is_within and not state.get("in_order", True):
+            raise StateError(
+                "the state was saved within an epoch whose batches came out of order, so that it "
+                "does not say which: load one from the end of an epoch, or use in_order=True"
+            )
         self._restored = dict(state)
         self.next_epoch = state["epoch"]
         if state["finished"]:

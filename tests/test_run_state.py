@@ -11,7 +11,7 @@ import pytest
 from fakes.runs import nothing_left_behind, numbers_of
 from fakes.source import numbers
 
-from iopipe.errors import StateError
+from iopipe.errors import PipelineError, StateError
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,23 @@ def test_a_state_comes_before_the_first_batch() -> None:
         next(run)
         with pytest.raises(StateError, match="before the first batch"):
             run.load_state_dict(run.state_dict())
+
+
+def test_a_state_of_an_epoch_behind_the_runs_end_is_refused() -> None:
+    pipeline = numbers(8).batch(4)
+    with pipeline.run(epoch=2, num_epochs=2) as run:
+        next(run)
+        state = run.state_dict()
+        with pytest.raises(StateError, match=r"stands in epoch 2, this run ends before epoch 1"):
+            pipeline.run().load_state_dict(state)
+        list(run)
+        state = run.state_dict()
+    with pipeline.run(epoch=3) as run:
+        run.load_state_dict(state)  # it was through
+        assert list(run) == []
+
+
+@pytest.mark.parametrize("options", [{"epoch": -1}, {"num_epochs": -1}])
+def test_epochs_are_counted_from_none(options: dict[str, int]) -> None:
+    with pytest.raises(PipelineError, match="give whole numbers >= 0"):
+        numbers(8).batch(4).run(**options)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import pickle
 import queue
 import threading
 import time
@@ -31,7 +30,7 @@ from iopipe.loaders.workers.nearby import bind_worker, binding_for
 from iopipe.loaders.workers.samplers import EpochProgress, Skipping
 from iopipe.loaders.workers.seeds import SeededDataset
 from iopipe.loaders.workers.slabs import Arena
-from iopipe.loaders.workers.start import start_method
+from iopipe.loaders.workers.start import CANNOT_BE_SENT, start_method
 from iopipe.loaders.workers.threads import (
     ThreadIndexQueue,
     ThreadQueue,
@@ -183,7 +182,7 @@ class WorkersIter(Counted, torch_dataloader._MultiProcessingDataLoaderIter):
         method = start_method()
         try:
             self._start_all(torch.multiprocessing.get_context(method))
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
+        except CANNOT_BE_SENT as error:
             if method == "fork":
                 raise
             _log.info("workers are forked: the dataset cannot be sent to them (%s)", error)

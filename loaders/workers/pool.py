@@ -29,13 +29,12 @@ from iopipe.loaders.shared import SharedFile
 from iopipe.loaders.workers.channels import ResultQueue
 from iopipe.loaders.workers.death import causes_of_death, oom_kills
 from iopipe.loaders.workers.program import Failed, Program, Reply, Request, work
-from iopipe.loaders.workers.start import start_method
+from iopipe.loaders.workers.start import CANNOT_BE_SENT, start_method
 from iopipe.protocols import Column, Samples
 from iopipe.topology import Binding
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 5.0
-_CANNOT_BE_SENT = (TypeError, AttributeError, pickle.PicklingError)
 _CLOSED = "this run is closed; start another one with pipeline.run()"
 
 
@@ -118,7 +117,7 @@ class WorkerPool:
         method = start_method()
         try:
             self._start_all(method, program, num_workers)
-        except _CANNOT_BE_SENT as error:
+        except CANNOT_BE_SENT as error:
             self.close()
             if method == "fork":
                 raise
@@ -137,7 +136,7 @@ class WorkerPool:
         """One more while others work; forked where it cannot be sent, as at the start."""
         try:
             self._add(torch.multiprocessing.get_context(method), self._program)
-        except _CANNOT_BE_SENT:
+        except CANNOT_BE_SENT:
             if method == "fork":
                 raise
             self._add_anyhow("fork")

@@ -101,13 +101,12 @@ def work(
     threading.Thread(target=end_with, args=(life,), daemon=True).start()
     torch.set_num_threads(1)
     _seed(program.seed, number)
-    store = program.open_store()
-    worker = _Worker(connection, program, store)
+    worker = _Worker(connection, program)
     try:
         while worker.serve():
             pass
     finally:
-        store.close()
+        worker.close()
 
 
 def _seed(seed: int, number: int) -> None:
@@ -119,10 +118,16 @@ def _seed(seed: int, number: int) -> None:
 
 
 class _Worker:
-    def __init__(self, connection: Connection, program: Program, store: Store) -> None:
+    def __init__(self, connection: Connection, program: Program) -> None:
         self._connection = connection
         self._program = program
-        self._store = store
+        self._store: Store | None = None
+        self._refusal: Exception | None = None
+        """Why there is no store; told to whoever asks for samples."""
+        try:
+            self._store = program.open_store()
+        except Exception as error:
+            self._refusal = error
         self._arena = Arena()
         self._results = ResultSender(connection, self._arena)
         self._slots: dict[int, npt.NDArray[np.uint8]] = {}
@@ -144,6 +149,10 @@ class _Worker:
             self._results.put(_failed(error))
         return True
 
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
     def _take_slots(self, request: Request) -> None:
         for number in request.gone_slots:
             self._slots.pop(number, None)
@@ -161,6 +170,9 @@ class _Worker:
             return _failed(error)
 
     def _reply(self, request: Request) -> Reply:
+        if self._store is None:
+            assert self._refusal is not None
+            raise self._refusal
         rooms = self._rooms(request)
         history: list[tuple[str, Cause, int, int]] = []
         start_ns = time.perf_counter_ns()

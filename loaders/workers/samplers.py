@@ -141,10 +141,10 @@ class Skipping:
             torch.set_rng_state(rng)
         else:
             self._generator.set_state(rng)
-        for place in (self.inner, getattr(self.inner, "sampler", None)):
-            if hasattr(place, "load_state_dict") and self.progress.sampler is not None:
-                place.load_state_dict(self.progress.sampler)
-                return
+        places: list[Any] = [self.inner, getattr(self.inner, "sampler", None)]
+        stateful = next((one for one in places if hasattr(one, "load_state_dict")), None)
+        if stateful is not None and self.progress.sampler is not None:
+            stateful.load_state_dict(self.progress.sampler)
 
 
 def iter_from(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import pickle
 import sys
 import threading
 from multiprocessing import forkserver
@@ -16,6 +17,11 @@ from typing import Any
 
 import torch
 
+CANNOT_BE_SENT = (
+    *(TypeError, AttributeError, pickle.PicklingError),
+    *(RuntimeError, ValueError, NotImplementedError),  # of torch's tensors, locks, extensions
+)
+"""What pickling raises for that which only a forked worker can be given."""
 _log = logging.getLogger(__name__)
 _NEEDED = ["iopipe.loaders.read", "iopipe.loaders.workers.iterator"]
 """What workers begin with; torch is behind it, whose import takes seconds of a core's time."""

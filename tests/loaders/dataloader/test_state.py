@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import loaded as data
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import DistributedSampler, RandomSampler, Sampler
 
 import iopipe
 from iopipe import OrderSampler, StateError
@@ -252,6 +252,24 @@ def test_states_that_do_not_fit_say_what_differs(change: dict[str, Any], said: s
         loader.load_state_dict({**loader.state_dict(), **change})
 
 
+def test_what_came_out_of_order_is_not_guessed(ours: Make) -> None:
+    """The first three batches need not be those that were handed over."""
+    options: dict[str, Any] = {"batch_size": 3, "num_workers": 2, "in_order": False}
+    first = ours(data.Numbers(23), **options)
+    before = first.state_dict()
+    iterator = iter(first)
+    items(iterator, 3)
+    within = through_json(first.state_dict())
+    items(iterator)
+    after = first.state_dict()
+    second = ours(data.Numbers(23), **options)
+    with pytest.raises(StateError, match="batches came out of order"):
+        second.load_state_dict(within)
+    for state in (before, after):
+        second.load_state_dict(state)
+        assert sorted(chain(*items(second))) == [*range(23)]
+
+
 def test_half_a_state_is_none() -> None:
     loader = iopipe.DataLoader(data.Numbers(9), batch_size=3)
     state = loader.state_dict()
@@ -269,6 +287,20 @@ def test_a_huge_epoch_is_entered_at_once() -> None:
     sampler = OrderSampler(data.Numbers(10**12), seed=1)
     indices = sampler.iter_from(10**11)
     assert found == [next(indices) for _ in range(100)]
+
+
+def test_the_epoch_that_a_sampler_was_told_of_holds(ours: Make) -> None:
+    """As scripts for DistributedSampler have it, also from the middle of a training on."""
+    numbers = data.Numbers(12)
+    sampler, reference = (DistributedSampler(numbers, 1, 0, shuffle=True) for _ in range(2))
+    loader = ours(numbers, batch_size=None, sampler=sampler, seed=2)
+    for epoch in (5, 6, 9):
+        sampler.set_epoch(epoch)
+        reference.set_epoch(epoch)
+        assert items(loader) == list(reference)
+        assert loader.state_dict()["epoch"] == epoch
+    reference.set_epoch(10)  # and goes on by itself
+    assert items(loader) == list(reference)
 
 
 def test_epochs_are_told_to_sampler_and_dataset(ours: Make) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fakes import loaded as data
 
 import iopipe
@@ -101,10 +102,20 @@ def test_a_fork_server_imports_what_workers_need(monkeypatch: pytest.MonkeyPatch
     assert server._preload_modules == ["the_programs_own"]
 
 
-def test_what_cannot_be_sent_is_forked_all_the_same() -> None:
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        lambda: lambda index: index,
+        lambda: torch.multiprocessing.get_context("fork").Lock(),
+        lambda: torch.ones(2, requires_grad=True) * 2,
+        lambda: (index for index in range(3)),
+    ],
+    ids=["function", "lock", "tensor", "generator"],
+)
+def test_what_cannot_be_sent_is_forked_all_the_same(make_it: Callable[[], Any]) -> None:
     """As where a progress bar's thread runs beside a dataset that holds a lambda."""
     dataset = data.Numbers(4)
-    dataset.change = lambda index: index  # type: ignore[attr-defined]
+    dataset.held = make_it()  # type: ignore[attr-defined]
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
