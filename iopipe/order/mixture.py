@@ -44,8 +44,8 @@ def exact_counts(weights: Sequence[float]) -> tuple[int, ...]:
     Exact where the weights are fractions of so small a denominator (0.7 and 0.3, 1 and 2);
     else to the nearest 4096th, and at least one where a weight is not 0.
     """
-    shares = [Fraction(str(weight)) for weight in weights]
-    if any(share < 0 for share in shares) or not sum(shares):
+    shares = [Fraction(str(weight)) for weight in weights if math.isfinite(weight)]
+    if len(shares) < len(weights) or any(share < 0 for share in shares) or not sum(shares):
         raise PipelineError(f"weights are {list(weights)}: give numbers >= 0, not all of them 0")
     shares = [share / sum(shares) for share in shares]
     block = math.lcm(*(share.denominator for share in shares))

@@ -227,3 +227,9 @@ def test_illegal_mixtures(options: dict[str, Any], said: str) -> None:
 def test_weights_name_the_sources() -> None:
     with pytest.raises(PipelineError, match=r"weights are given for \['a', 'c'\]"):
         phases_of(("a", "b"), {0: {"a": 1, "c": 2}})
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_weights_are_numbers(weight: float) -> None:
+    with pytest.raises(PipelineError, match="give numbers >= 0"):
+        exact_counts([0.5, weight])

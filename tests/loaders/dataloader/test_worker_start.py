@@ -168,6 +168,6 @@ def test_what_is_typed_in_is_forked() -> None:
         done.set()
     """
     found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert found.stdout.split("\n")[0] == "[0, 1, 2]", found.stderr
