@@ -107,10 +107,11 @@ def test_a_job_leaves_no_descriptor_and_no_thread(texts: Path, tmp_path: Path) -
     try:
         before = len(os.listdir("/proc/self/fd")), threading.active_count()
         shard(texts, tmp_path / "out", ShardOptions(shard_samples=7), num_workers=2)
-        with pytest.raises(StateError):
+        with pytest.raises(StateError) as caught:
             shard(texts, tmp_path / "out", ShardOptions(shard_samples=8), num_workers=2)
         plan_shards(texts)
         assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+        assert caught.value.__traceback__ is not None  # which keeps what its frames hold
     finally:
         gc.enable()
 
