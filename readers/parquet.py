@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -240,26 +240,20 @@ class ParquetSource:
 
     def _matching(self, filter: Any, store: Store) -> Int64Array:
         """The rows that the filter holds for, as numbers among all rows."""
-        import pyarrow.compute as pc
-        import pyarrow.dataset as ds  # brings pandas, where there is one: 0.3 s
-
         found = [np.empty(0, np.int64)]
         first = 0
         for file in self._files:
-            if not file.groups:
-                continue
             path = store.local_path(file.path)
             if path is None:
                 raise PipelineError(
                     f"a filter needs local files, {file.path!r} is none; filter when sharding"
                 )
-            dataset: Any = ds.dataset(path, format="parquet")
-            for fragment in dataset.get_fragments():
-                for part in fragment.split_by_row_group(filter):
-                    before = range(part.row_groups[0].id)
-                    start = first + sum(file.groups[group].num_rows for group in before)
-                    held = part.to_table(columns={"held": filter})["held"]
-                    found.append(start + np.flatnonzero(pc.fill_null(held, False).to_numpy()))
+            try:
+                found += [first + rows for rows in _held(file, path, filter)]
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(
+                    f"the filter {filter} cannot be applied: {error}", shard=file.path
+                ) from error
             first += file.num_rows
         return np.concatenate(found)
 
@@ -317,6 +311,22 @@ def _read_footer(path: str, store: Store) -> _File:
         raise
     except (*_DAMAGE, MemoryError) as error:
         raise of_arrow(error, path, "it is no valid Parquet file") from error
+
+
+def _held(file: _File, path: str, filter: Any) -> Iterator[Int64Array]:
+    """The rows of each row group that the filter holds for, as numbers in the file."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds  # brings pandas, where there is one: 0.3 s
+
+    if not file.groups:
+        return
+    starts = np.cumsum([0, *(group.num_rows for group in file.groups)])
+    dataset: Any = ds.dataset(path, format="parquet")
+    for fragment in dataset.get_fragments():
+        for part in fragment.split_by_row_group(filter):
+            held = part.to_table(columns={"held": filter})["held"]
+            rows = np.flatnonzero(pc.fill_null(held, False).to_numpy())
+            yield int(starts[part.row_groups[0].id]) + rows
 
 
 def _opened(path: str, store: Store, metadata: Any, content: StoreFile) -> pq.ParquetFile:
