@@ -4,9 +4,7 @@ A reader: columns of a row group become columns of `Samples`.  Invariant: only t
 and columns that the samples need are read, and a row group is decoded once for all of its
 rows that are asked for in a row.
 
-Damage is charged to the rows of its row group: pages cannot be decoded one by one.  What a row
-group decodes to is known from its pages' headers before anything is unpacked, and is at most
-`max_sample_bytes`; while it is decoded, pyarrow may take as much again.
+Damage is charged to the rows of its row group: pages cannot be decoded one by one.
 
 Source: Apache Parquet format; decoding is pyarrow's.
 """
@@ -17,46 +15,26 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from iopipe.errors import DataError, PipelineError, StorageError
+from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Source, Store
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
 from iopipe.readers.arrow_encoder import BatchEncoder
-from iopipe.readers.damage import charged_to, of_arrow, open_shards
+from iopipe.readers.damage import charged_to, open_shards
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
-from iopipe.readers.parquet_footer import RowGroup, read_row_groups
-from iopipe.readers.parquet_pages import plan_steps
+from iopipe.readers.parquet_file import ParquetFile, held_rows, read_footer, read_group
 from iopipe.readers.rows import Rows
-from iopipe.readers.store_file import StoreFile
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 KEY = "__key__"
 _MAGIC = b"PAR1"
-_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 _MAX_KEPT = 4
 """Decoded row groups; block-wise access decodes each once, random access wants files with
 small row groups."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: str
-    schema: pa.Schema
-    metadata: Any
-    """pyarrow.parquet.FileMetaData, for pyarrow's own use."""
-    groups: list[RowGroup]
-
-    @property
-    def num_rows(self) -> int:
-        return sum(group.num_rows for group in self.groups)
 
 
 class ParquetSource:
@@ -72,12 +50,12 @@ class ParquetSource:
         self.shards = tuple(shards)
         self._limit = options.max_sample_bytes
         found, self.faults = open_shards(
-            self.shards, lambda path: _read_footer(path, store), options.on_error
+            self.shards, lambda path: read_footer(path, store), options.on_error
         )
         schemas = [file.schema for file in found if file is not None]
         self._file_schema = schemas[0] if schemas else pa.schema([])
         self._files = [
-            file or _File(path, self._file_schema, None, [])
+            file or ParquetFile(path, self._file_schema, None, [])
             for path, file in zip(self.shards, found, strict=True)
         ]
         for file in self._files:
@@ -190,76 +168,25 @@ class ParquetSource:
     def _read(self, number: int, columns: list[str], store: Store) -> Batch:
         """These columns of a row group."""
         file, group = self._groups[number]
-        path, metadata = self.shards[file], self._files[file].metadata
-        found = self._files[file].groups[group]
-        chunks = [chunk for chunk in found.chunks if chunk.column in columns]
-        try:
-            self._check(group, sum(chunk.num_unpacked_bytes for chunk in chunks))
-            content = StoreFile(store, path)
-            if store.local_path(path) is None:
-                self._check(group, sum(chunk.num_bytes for chunk in chunks))
-                content.hold([(chunk.offset, chunk.num_bytes) for chunk in chunks])
-            num_bytes, rows_at_once = plan_steps(content.at, chunks, found.num_rows, self._limit)
-            if rows_at_once is None:
-                self._check(group, num_bytes)
-            with _opened(path, store, metadata, content) as reader:
-                table = self._decoded(reader, group, columns, rows_at_once)
-            batches = table.combine_chunks().to_batches()
-        except DataError as error:
-            error.shard = path
-            raise
-        except StorageError:
-            raise
-        except _DAMAGE as error:
-            raise of_arrow(error, path, f"row group {group} cannot be read") from error
-        if len(batches) != 1 or batches[0].num_rows != found.num_rows:
-            raise DataError(f"row group {group} has not the rows it says", shard=path)
-        return Batch(batches[0], path)
-
-    def _check(self, group: int, num_bytes: int) -> None:
-        if num_bytes > self._limit:
-            raise DataError(
-                f"row group {group} may decode to {num_bytes} bytes, allowed are {self._limit}; "
-                "raise max_sample_bytes"
-            )
-
-    def _decoded(
-        self, reader: pq.ParquetFile, group: int, columns: list[str], rows_at_once: int | None
-    ) -> pa.Table:
-        """A row group: at once where it cannot become too large, else so many rows at a time
-        until it does."""
-        if rows_at_once is None:
-            return reader.read_row_group(group, columns=columns)
-        batches: list[pa.RecordBatch] = []
-        num_bytes = 0
-        for batch in reader.iter_batches(rows_at_once, row_groups=[group], columns=columns):
-            num_bytes += batch.nbytes
-            self._check(group, num_bytes)
-            batches.append(batch)
-        return pa.Table.from_batches(batches)
+        found = read_group(self._files[file], group, columns, store, self._limit)
+        return Batch(found, self.shards[file])
 
     def _matching(self, filter: Any, store: Store) -> Int64Array:
         """The rows that the filter holds for, as numbers among all rows."""
-        import pyarrow.compute as pc
-        import pyarrow.dataset as ds  # brings pandas, where there is one: 0.3 s
-
         found = [np.empty(0, np.int64)]
         first = 0
         for file in self._files:
-            if not file.groups:
-                continue
             path = store.local_path(file.path)
             if path is None:
                 raise PipelineError(
                     f"a filter needs local files, {file.path!r} is none; filter when sharding"
                 )
-            dataset: Any = ds.dataset(path, format="parquet")
-            for fragment in dataset.get_fragments():
-                for part in fragment.split_by_row_group(filter):
-                    before = range(part.row_groups[0].id)
-                    start = first + sum(file.groups[group].num_rows for group in before)
-                    held = part.to_table(columns={"held": filter})["held"]
-                    found.append(start + np.flatnonzero(pc.fill_null(held, False).to_numpy()))
+            try:
+                found += [first + rows for rows in held_rows(file, path, filter)]
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(
+                    f"the filter {filter} cannot be applied: {error}", shard=file.path
+                ) from error
             first += file.num_rows
         return np.concatenate(found)
 
@@ -306,25 +233,6 @@ class _Kept:
             while len(self._groups) > _MAX_KEPT:
                 self._groups.popitem(last=False)
         return group
-
-
-def _read_footer(path: str, store: Store) -> _File:
-    groups = read_row_groups(store, path)
-    try:
-        with _opened(path, store, None, StoreFile(store, path)) as reader:
-            return _File(path, reader.schema_arrow, reader.metadata, groups)
-    except (DataError, StorageError):
-        raise
-    except (*_DAMAGE, MemoryError) as error:
-        raise of_arrow(error, path, "it is no valid Parquet file") from error
-
-
-def _opened(path: str, store: Store, metadata: Any, content: StoreFile) -> pq.ParquetFile:
-    import pyarrow.parquet as pq  # 20 ms, which other formats need not wait for
-
-    local = store.local_path(path)
-    source: Any = local if local is not None else pa.PythonFile(content, mode="r")
-    return pq.ParquetFile(source, metadata=metadata, memory_map=local is not None, pre_buffer=False)
 
 
 def parquet_encoder(sink: BinaryIO, options: WriteOptions) -> BatchEncoder:

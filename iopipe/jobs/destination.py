@@ -52,6 +52,7 @@ class Destination:
         """Hold the destination for this job; a second one is told so."""
         if self.url is not None:
             try:
+                self._check_url(self.url)
                 yield
             finally:
                 shutil.rmtree(self.folder)
@@ -96,6 +97,19 @@ class Destination:
         """Send a file of the staging folder to where it belongs."""
         if self.url is not None:
             upload(self.url, self.folder, [name])
+
+    def _check_url(self, url: str) -> None:
+        """The same of a URL: what is there may be somebody's dataset."""
+        filesystem, root = file_system(url)
+        with mapped_errors(url):
+            if filesystem.exists(f"{root}/{FOLDER}/job.json"):
+                return
+            try:
+                found = filesystem.ls(root, detail=False)
+            except FileNotFoundError:
+                return
+        if [name for name in found if name.rstrip("/") != root]:
+            raise PipelineError(f"{url!r} is not empty; choose another place, or empty it")
 
     def _check_empty(self) -> None:
         if self.folder.exists() and not (self.folder / FOLDER).exists():

@@ -103,9 +103,10 @@ def shard(
         closing(
             _engine(engine, num_processes, ray_address, is_early=bool(chosen.transforms))
         ) as running,
+        closing(Reader(_job(_as_paths(source), target.folder, target.url, chosen))) as reader,
     ):
         num_local = num_processes if engine == "local" else 0
-        run = _Run(_as_paths(source), target, chosen, running, num_local=num_local)
+        run = _Run(reader, target, running, num_local=num_local)
         results = run.results(on_progress)
         run.commit(results)
     entries = [result.entry for result in results if result.entry is not None]
@@ -125,30 +126,25 @@ def plan_shards(source: Paths, options: ShardOptions | None = None) -> Plan:
     expected ones here.
     """
     chosen = options or ShardOptions()
-    reader = Reader(_job(_as_paths(source), Path("."), None, chosen))
-    num_samples = len(reader.source)
+    with closing(Reader(_job(_as_paths(source), Path("."), None, chosen))) as reader:
+        num_samples, sample_bytes = len(reader.source), mean_sample_bytes(reader.source)
     sizes = [round(share * num_samples) for _, share in chosen.splits] or [num_samples]
-    return make_plan(chosen, sample_bytes=mean_sample_bytes(reader.source), split_sizes=sizes)
+    return make_plan(chosen, sample_bytes=sample_bytes, split_sizes=sizes)
 
 
 class _Run:
     """One start of a job."""
 
     def __init__(
-        self,
-        paths: tuple[str, ...],
-        target: Destination,
-        options: ShardOptions,
-        engine: Engine,
-        num_local: int,
+        self, reader: Reader, target: Destination, engine: Engine, *, num_local: int
     ) -> None:
         """`num_local` is how many processes of this machine the engine has."""
         self._target = target
-        self._options = options
         self._engine = engine
         self._num_local = num_local
-        self._job = _job(paths, target.folder, target.url, options)
-        self._reader = Reader(self._job)
+        self._reader = reader
+        self._job = reader.job
+        self._options = reader.job.options
         self.source: Source = self._reader.source
         self._sample_bytes = mean_sample_bytes(self.source)
         self._ledger = Ledger(target.folder)

@@ -65,17 +65,22 @@ class Reader:
         options = job.options
         self.job = job
         self.store: Store = open_store(job.paths[0])
-        self.source: Source = open_source(
-            job.paths,
-            store=self.store,
-            columns=options.columns,
-            on_error="raise" if options.on_error == "raise" else "skip",
-        )
+        try:
+            self.source: Source = open_source(
+                job.paths, store=self.store, columns=options.columns, on_error=options.on_error
+            )
+        except BaseException:
+            self.store.close()
+            raise
         self.chunk_samples = _CHUNK_SAMPLES
         """To be read at once: of a remote source many, so that its answers overlap."""
         if len(self.source) and self.store.local_path(self.source.shards[0]) is not None:
             self.chunk_samples = min(_CHUNK_SAMPLES, samples_in(_CHUNK_BYTES, self.source))
         self._selections: dict[str, Int64Array] = {}
+
+    def close(self) -> None:
+        """Give back the store's descriptors and threads; nothing can be read any more."""
+        self.store.close()
 
     def ids(self, output: Output, indices: Int64Array) -> Int64Array:
         """The samples of the source that an output counts as these."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,21 @@ def test_a_small_copy_is_made_by_this_process_and_a_large_one_by_workers(
     shard(files, tmp_path / "large", ShardOptions(shard_samples=7), num_workers=2)
     assert len(started) == 2
     assert tree(tmp_path / "large") == tree(tmp_path / "small")
+
+
+def test_a_job_leaves_no_descriptor_and_no_thread(texts: Path, tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd")), threading.active_count()
+        shard(texts, tmp_path / "out", ShardOptions(shard_samples=7), num_workers=2)
+        with pytest.raises(StateError) as caught:
+            shard(texts, tmp_path / "out", ShardOptions(shard_samples=8), num_workers=2)
+        plan_shards(texts)
+        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+        assert caught.value.__traceback__ is not None  # which keeps what its frames hold
+    finally:
+        gc.enable()
 
 
 def test_a_run_that_a_worker_does_not_see_is_an_error(

@@ -192,6 +192,16 @@ def test_a_file_url_is_one_folder_for_reading_and_writing(texts: Path, tmp_path:
     assert (tmp_path / "a b" / "manifest.json").exists() and len(open_source(f"{url}/*.tar")) == 40
 
 
+def test_a_url_with_somebody_elses_files_is_refused(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "shard-000000.tar").write_bytes(b"precious")
+    with pytest.raises(PipelineError, match="is not empty"):
+        shard(texts, f"local://{tmp_path}/theirs", num_workers=1)
+    assert (tmp_path / "theirs" / "shard-000000.tar").read_bytes() == b"precious"
+    for _ in range(2):  # a new place, and going on there
+        shard(texts, f"local://{tmp_path}/ours", num_workers=1)
+
+
 def test_wrong_arguments_leave_no_staging_folder(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

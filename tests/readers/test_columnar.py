@@ -168,6 +168,8 @@ def test_a_filter_selects_samples_exactly(tmp_path: Path) -> None:
     samples = source.samples(range(len(source)), PosixStore())
     assert samples.columns["n"].tolist() == expected * 2  # type: ignore[union-attr]
     assert source.digest != open_source(f"{tmp_path}/*.parquet", columns=["n"]).digest
+    with pytest.raises(DataError, match=r"0\.parquet.*filter .*nothing.* cannot be applied"):
+        open_source(f"{tmp_path}/*.parquet", options=OpenOptions(filter=pc.field("nothing") > 0))
 
 
 def test_only_the_row_groups_that_are_needed_are_read(tmp_path: Path) -> None:

@@ -122,6 +122,41 @@ def test_one_row_that_names_a_large_value_often_is_refused(tmp_path: Path) -> No
     _refused(path)
 
 
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_pages_of_every_kind_are_judged(tmp_path: Path, codec: str, version: str) -> None:
+    """With a limit at which the values of dictionaries have to be looked at."""
+    numbers = range(3000)
+    table = pa.table(
+        {
+            "word": [None if n % 11 == 0 else f"word {n % 13}" * (n % 13) for n in numbers],
+            "list": [[f"{n % 5}"] * (n % 4) for n in numbers],
+            "fixed": pa.array([bytes([n % 3]) * 16 for n in numbers], pa.binary(16)),
+            "when": pa.array(numbers, pa.timestamp("ns")),
+            "flag": [n % 3 == 0 for n in numbers],
+            "pair": [{"a": n, "b": f"{n % 7}"} for n in numbers],
+            "sparse": [None] * 2999 + [1.5],
+        }
+    )
+    path = _written(
+        tmp_path / "x.parquet",
+        table,
+        compression=codec,
+        data_page_version=version,
+        data_page_size=2000,
+        row_group_size=1000,
+        write_page_checksum=True,
+    )
+    store = PosixStore()
+    rows = table.to_pylist()
+    assert _opened(path, 300_000).samples([2999], store).row(0)["sparse"] == 1.5
+    source = _opened(path, 300_000, columns=["word", "list", "fixed", "when", "flag", "pair"])
+    wanted = [n for n in numbers if n % 11]
+    samples = source.samples(wanted, store)
+    for name in source.columns:
+        assert _plain(samples.columns[name]) == [rows[n][name] for n in wanted]
+
+
 def test_only_the_columns_that_are_read_count(tmp_path: Path) -> None:
     table = pa.table({"jpg": [bytes(100_000)] * 100, "cls": range(100)})
     path = _written(tmp_path / "x.parquet", table, use_dictionary=False)
