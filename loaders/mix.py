@@ -66,10 +66,6 @@ def _check(name: str, pipeline: Pipeline) -> None:
             f"pipeline {name!r} has stages already; mix after read(...) and shuffle(...), and "
             "decode, map and batch the mixture"
         )
-    if pipeline.groups is not None or pipeline.token_options is not None:
-        raise PipelineError(
-            f"pipeline {name!r} is packed, or makes tokens: mix what read(...) gives"
-        )
     if pipeline.order.world != 1:
         raise PipelineError(f"pipeline {name!r} is split already; split the mixture")
 

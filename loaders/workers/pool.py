@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iopipe.errors import IopipeError, PipelineError, WorkerError
+from iopipe.errors import PipelineError
 from iopipe.loaders.arena import Place, Room
 from iopipe.loaders.shared import SharedFile
 from iopipe.loaders.workers.channels import ResultQueue
@@ -72,15 +72,11 @@ class WorkerPool:
             self._idle.put(None)
             raise PipelineError(_CLOSED)
         try:
-            found = channel.work(samples)
-        except (queue.Empty, EOFError, ConnectionError) as error:
-            raise self._death(channel) from error
+            return channel.work(samples)
+        except _Gone as error:
+            raise self._death(channel) from error.__cause__
         finally:
             self._give_back(channel)
-        if isinstance(found, Failed):  # whatever its type is: an EOFError too is the function's
-            found.error.add_note(f"in a worker process:\n{found.where}")
-            raise found.error
-        return found
 
     def resize(self, num_workers: int) -> None:
         with self._changing:
@@ -173,12 +169,16 @@ class WorkerPool:
         channel.hang_up()
         channel.close()
 
-    def _death(self, channel: _Channel) -> IopipeError:
+    def _death(self, channel: _Channel) -> PipelineError:
         if self._is_closed:
             return PipelineError(_CLOSED)
         channel.process.join(_JOIN_SECONDS)
         causes = causes_of_death([channel.process], self._num_oom_kills)
-        return WorkerError(f"a worker process died: {causes or 'it closed its connection'}")
+        return PipelineError(f"a worker process died: {causes or 'it closed its connection'}")
+
+
+class _Gone(Exception):
+    """The other end of a channel was closed; no error of the worker's own."""
 
 
 class _Channel:
@@ -193,12 +193,20 @@ class _Channel:
         self._known_slots: set[int] = set()
         self._gone_slots: deque[int] = deque()
 
-    def work(self, samples: Samples) -> Samples | Failed:
+    def work(self, samples: Samples) -> Samples:
         room = samples.allocate if isinstance(samples.allocate, Room) else None
         slot, places = (None, {}) if room is None else room.reserved(len(samples))
-        self._ask(samples, None if slot is None else slot.file, places)
-        reply = self._replies.get()
-        return reply if isinstance(reply, Failed) else _received(reply, samples, room, places)
+        try:
+            if self.connection.closed:  # found out by the chunk before
+                raise EOFError
+            self._ask(samples, None if slot is None else slot.file, places)
+            reply = self._replies.get()
+        except (queue.Empty, EOFError, ConnectionError) as error:
+            raise _Gone from error
+        if isinstance(reply, Failed):
+            reply.error.add_note(f"in a worker process:\n{reply.where}")
+            raise reply.error
+        return _received(reply, samples, room, places)
 
     def hang_up(self) -> None:
         """Whoever waits for a reply, here or there, is told that there is none."""

@@ -141,20 +141,6 @@ def test_what_comes_after_the_mixture(pair: dict[str, Pipeline], change: Any, sa
         iopipe.mix({**pair, "web": change(pair["web"])}, weights=WEIGHTS)
 
 
-def test_what_is_packed_is_not_mixed(tmp_path: Path) -> None:
-    tokens = np.arange(1, 200, dtype=np.uint16)
-    tokens[9::10] = 0
-    tokens.tofile(tmp_path / "tokens.bin")
-    documents = iopipe.open_source(tmp_path / "tokens.bin", options=iopipe.OpenOptions(eos_token=0))
-    pipelines = {name: iopipe.read(documents) for name in ("one", "other")}
-    weights = {"one": 1, "other": 1}
-    with pytest.raises(PipelineError, match="pipeline 'one' is packed, or makes tokens"):
-        iopipe.mix({**pipelines, "one": pipelines["one"].pack(16)}, weights=weights)
-    windows = {name: iopipe.read(tmp_path / "tokens.bin", window=8) for name in pipelines}
-    with pytest.raises(PipelineError, match="pipeline 'other' is packed, or makes tokens"):
-        iopipe.mix({**windows, "other": windows["other"].next_token()}, weights=weights)
-
-
 def test_sources_have_the_same_columns(pair: dict[str, Pipeline], tmp_path: Path) -> None:
     other = iopipe.read(tmp_path / "web", columns=["txt"])
     with pytest.raises(PipelineError, match="source 'books' has columns"):
