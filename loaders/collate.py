@@ -117,12 +117,12 @@ def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place])
 
 
 def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    shapes = {part.shape[1:] for part in parts}
-    if len(shapes) > 1:
-        raise PipelineError(_uneven(name, sorted(shapes)))
-    (shape,) = shapes
-    # As `_stacked` has it within a chunk: how samples are cut must not show in a batch.
-    dtype = np.result_type(*{part.dtype for part in parts})
+    # As within a chunk (`_stacked`): how samples are cut must not show in a batch.
+    common = np.result_type(*{part.dtype for part in parts})
+    kinds = {(part.shape[1:], common) for part in parts}
+    if len(kinds) > 1:
+        raise PipelineError(_uneven(name, [shape for shape, _ in kinds]))
+    ((shape, dtype),) = kinds
     return (sum(len(part) for part in parts), *shape), dtype
 
 
