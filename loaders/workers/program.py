@@ -143,9 +143,7 @@ class _Worker:
         answer = self._answer(request)
         try:
             self._results.put(answer)
-        except OSError:
-            raise
-        except Exception as error:  # nothing was sent: something in it cannot be
+        except Exception as error:  # something in it cannot be pickled; nothing was sent
             self._results.put(_failed(error))
         return True
 

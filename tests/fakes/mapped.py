@@ -65,15 +65,6 @@ def unsendable(sample: dict[str, Any]) -> dict[str, Any]:
     raise Unsendable(1, 2)
 
 
-def cut_short(sample: dict[str, Any]) -> dict[str, Any]:
-    """As `np.load` says it of a file that was cut."""
-    raise EOFError("no data left in file")
-
-
-def no_column(sample: dict[str, Any]) -> dict[str, Any]:
-    return {"x": lambda: 1}
-
-
 def kills_itself(sample: dict[str, Any]) -> dict[str, Any]:
     os.kill(os.getpid(), signal.SIGKILL)
     return sample

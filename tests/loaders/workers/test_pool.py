@@ -23,13 +23,12 @@ import torch
 from fakes import mapped
 from fakes.link import FakeLink
 from fakes.processes import alive_since, children
-from fakes.source import FakeToolkit, NumberSource, numbers
+from fakes.source import FakeToolkit, numbers
 
 import iopipe
-from iopipe import DataError, Pipeline, PipelineError, Samples, StorageError, WorkerError
+from iopipe import DataError, Pipeline, PipelineError, WorkerError
 from iopipe.edge import Closed
 from iopipe.loaders.workers import pool
-from iopipe.loaders.workers.program import Program
 
 
 @pytest.fixture(autouse=True)
@@ -237,33 +236,6 @@ def test_an_error_of_a_function_is_raised_as_it_is(images: Path) -> None:
 def test_an_error_that_cannot_be_sent_is_told_in_words(images: Path) -> None:
     with pytest.raises(RuntimeError, match="Unsendable: no way"):
         delivered(read(images).map(mapped.unsendable).batch(4).workers(1))
-
-
-def _refuses() -> Any:
-    raise StorageError("no credentials for this bucket")
-
-
-def test_a_store_that_cannot_be_opened_says_why() -> None:
-    workers = pool.WorkerPool(
-        Program(source=NumberSource(4), open_store=_refuses, stages=(), seed=0), num_workers=1
-    )
-    wanted = Samples(ids=np.arange(2), keys=["", ""], columns={})
-    for _ in range(2):
-        with pytest.raises(StorageError, match="no credentials"):
-            workers.apply(wanted)
-    workers.close()
-
-
-def test_an_error_of_a_function_is_no_death(images: Path) -> None:
-    with pytest.raises(EOFError, match="no data left in file") as caught:
-        delivered(read(images).map(mapped.cut_short).batch(4).workers(1))
-    assert any("mapped.py" in note for note in caught.value.__notes__)
-
-
-def test_what_cannot_be_sent_back_is_named(images: Path) -> None:
-    with pytest.raises(Exception, match="lambda") as caught:
-        delivered(read(images).map(mapped.no_column).batch(4).workers(1))
-    assert not isinstance(caught.value, WorkerError)
 
 
 @pytest.mark.parametrize(
