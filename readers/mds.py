@@ -163,6 +163,11 @@ class MDSSource:
                 f"its offsets {begin} to {end} do not lie in {shard.num_bytes} bytes",
                 shard=shard.path,
             )
+        if end - begin > self._limit:
+            raise DataError(
+                f"it has {end - begin} bytes, allowed are {self._limit}; raise max_sample_bytes",
+                shard=shard.path,
+            )
         return begin, end
 
     def _read_offsets(self, number: int, store: Store) -> Int64Array:
