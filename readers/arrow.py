@@ -44,7 +44,7 @@ from iopipe.readers.arrow_columns import (
 from iopipe.readers.arrow_encoder import arrow_encoder
 from iopipe.readers.arrow_file import ArrowFile, no_file, open_arrow
 from iopipe.readers.arrow_framing import FILE_MAGIC, STREAM_START
-from iopipe.readers.damage import charged_to, open_shards
+from iopipe.readers.damage import charge, open_shards
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import take_rows
 from iopipe.readers.rows import Rows
@@ -222,8 +222,11 @@ class ArrowSource:
         starts = np.empty(len(known), np.int64)
         for place, batch in enumerate(known.tolist()):
             here = np.flatnonzero(batches == batch)
-            with charged_to(int(firsts[here[0]])):
+            try:
                 starts[place] = self._start(batch, name)
+            except DataError as error:
+                charge(error, int(firsts[here[0]]))
+                raise
             if self._batch(batch).has_nulls(name):
                 self._check(batch, name, rows[here], firsts[here], counts[here])
         return RowSpans(
@@ -261,8 +264,11 @@ class ArrowSource:
         parts: list[tuple[Int64Array, Column]] = []
         for batch in sorted(set(batches.tolist())):
             places = np.flatnonzero(batches == batch)
-            with charged_to(int(places[0])):
+            try:
                 parts.append((places, self._batch(batch).take(name, rows[places], places)))
+            except DataError as error:
+                charge(error, int(places[0]))
+                raise
         return join(parts, len(ids)) if parts else []
 
     def _keys(self, ids: Sequence[int] | Int64Array) -> list[str]:

@@ -6,8 +6,7 @@ policy for damaged samples applies to it; errors of the storage never do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from iopipe.errors import DataError, StorageError
@@ -16,15 +15,10 @@ from iopipe.protocols import ErrorPolicy
 Opened = TypeVar("Opened")
 
 
-@contextmanager
-def charged_to(row: int) -> Iterator[None]:
-    """Damage that is found here and has no row of its own is charged to this one."""
-    try:
-        yield
-    except DataError as error:
-        if error.row is None:
-            error.row = row
-        raise
+def charge(error: DataError, row: int) -> None:
+    """Damage that has no row of its own is charged to this one."""
+    if error.row is None:
+        error.row = row
 
 
 def open_shards(

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, Store
-from iopipe.readers.damage import charged_to, open_shards
+from iopipe.readers.damage import charge, open_shards
 from iopipe.readers.formats import Format, OpenOptions
 from iopipe.readers.gather import gather, plan_gathering
 from iopipe.readers.mds_index import INDEX, MDSIndexes, MDSShard
@@ -119,33 +119,31 @@ class MDSSource:
     def _raw(self, shards: Int64Array, rows: Int64Array, store: Store) -> list[memoryview]:
         """The bytes of each sample."""
         table = np.empty((len(shards), 2), np.int64)
-        for row, (shard, sample) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            with charged_to(row):
-                table[row] = self._extent(shard, sample, store)
-        is_packed = self._is_packed[shards]
         found: list[memoryview] = [memoryview(b"")] * len(shards)
-        for row in np.flatnonzero(is_packed).tolist():
-            with charged_to(row):
-                content = self._content(int(shards[row]), store)
-            found[row] = content[table[row, 0] : table[row, 1]]
+        is_packed = self._is_packed[shards]
+        row = 0
+        try:
+            for row, place in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+                table[row] = self._extent(*place, store)
+                if is_packed[row]:
+                    content = self._content(place[0], store)
+                    found[row] = content[table[row, 0] : table[row, 1]]
+        except DataError as error:
+            charge(error, row)
+            raise
         raw = np.flatnonzero(~is_packed)
-        starts, lengths = table[raw, :1], table[raw, 1:] - table[raw, :1]
-        for row, value in zip(
-            raw.tolist(), self._gathered(raw, shards, starts, lengths, store), strict=True
-        ):
+        values = self._gathered(raw, shards[raw], table[raw], store)
+        for row, value in zip(raw.tolist(), values, strict=True):
             found[row] = memoryview(value)
         return found
 
     def _gathered(
-        self,
-        raw: Int64Array,
-        shards: Int64Array,
-        starts: Int64Array,
-        lengths: Int64Array,
-        store: Store,
+        self, raw: Int64Array, shards: Int64Array, table: Int64Array, store: Store
     ) -> Column:
+        """The bytes at (begin, end) in their shards, of the rows `raw` of what was asked for."""
         try:
-            (column,) = gather(store, self.shards, shards[raw], starts, lengths)
+            starts, lengths = table[:, :1], table[:, 1:] - table[:, :1]
+            (column,) = gather(store, self.shards, shards, starts, lengths)
         except DataError as error:
             if error.row is not None:
                 error.row = int(raw[error.row])
@@ -161,6 +159,11 @@ class MDSSource:
         if not 4 * (shard.num_samples + 2) <= begin <= end <= shard.num_bytes:
             raise DataError(
                 f"its offsets {begin} to {end} do not lie in {shard.num_bytes} bytes",
+                shard=shard.path,
+            )
+        if end - begin > self._limit:
+            raise DataError(
+                f"it has {end - begin} bytes, allowed are {self._limit}; raise max_sample_bytes",
                 shard=shard.path,
             )
         return begin, end

@@ -25,7 +25,7 @@ from iopipe.protocols import ByteRange, Column, Int64Array, Location, Samples, S
 from iopipe.readers.arrow import Batch
 from iopipe.readers.arrow_columns import join
 from iopipe.readers.arrow_encoder import BatchEncoder
-from iopipe.readers.damage import charged_to, open_shards
+from iopipe.readers.damage import charge, open_shards
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
 from iopipe.readers.parquet_file import ParquetFile, held_rows, read_footer, read_group
 from iopipe.readers.rows import Rows
@@ -114,8 +114,11 @@ class ParquetSource:
         parts: dict[str, list[tuple[Int64Array, Column]]] = {n: [] for n in self._read_columns()}
         for number in sorted(set(groups.tolist())):
             places = np.flatnonzero(groups == number)
-            with charged_to(int(places[0])):
+            try:
                 batch = self._group(number, store)
+            except DataError as error:
+                charge(error, int(places[0]))
+                raise
             for name, found in parts.items():
                 found.append((places, batch.take(name, rows[places], places)))
         columns = {name: join(found, len(wanted)) if found else [] for name, found in parts.items()}

@@ -9,7 +9,7 @@ Source: Apache Parquet format; decoding is pyarrow's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from iopipe.errors import DataError, StorageError
 from iopipe.protocols import Int64Array, Store
 from iopipe.readers.damage import of_arrow
-from iopipe.readers.parquet_footer import RowGroup, read_row_groups
+from iopipe.readers.parquet_footer import Chunk, RowGroup, read_row_groups
 from iopipe.readers.parquet_pages import plan_steps
 from iopipe.readers.store_file import StoreFile
 
@@ -46,7 +46,7 @@ def read_footer(path: str, store: Store) -> ParquetFile:
     """`DataError` where it is damaged."""
     groups = read_row_groups(store, path)
     try:
-        with _opened(path, store, None, StoreFile(store, path)) as reader:
+        with _Content(path, store, ()) as content, content.opened(None) as reader:
             return ParquetFile(path, reader.schema_arrow, reader.metadata, groups)
     except (DataError, StorageError):
         raise
@@ -81,30 +81,24 @@ def _decoded(
     found = file.groups[group]
     chunks = [chunk for chunk in found.chunks if chunk.column in columns]
     _check(group, sum(chunk.num_unpacked_bytes for chunk in chunks), limit)
-    content = StoreFile(store, file.path)
-    if store.local_path(file.path) is None:
-        _check(group, sum(chunk.num_bytes for chunk in chunks), limit)
-        content.hold([(chunk.offset, chunk.num_bytes) for chunk in chunks])
-    num_bytes, rows_at_once = plan_steps(content.at, chunks, found.num_rows, limit)
-    if rows_at_once is None:
-        _check(group, num_bytes, limit)
-    with _opened(file.path, store, file.metadata, content) as reader:
+    _check(group, sum(chunk.num_bytes for chunk in chunks), limit)
+    with _Content(file.path, store, chunks) as content:
+        num_bytes, rows_at_once = plan_steps(content.at, chunks, found.num_rows, limit)
         if rows_at_once is None:
-            return reader.read_row_group(group, columns=list(columns))
-        return _in_steps(reader, group, columns, rows_at_once, limit)
+            _check(group, num_bytes, limit)
+        with content.opened(file.metadata) as reader:
+            steps = reader.iter_batches(
+                rows_at_once or found.num_rows, row_groups=[group], columns=list(columns)
+            )
+            return pa.Table.from_batches(list(_up_to(limit, steps, group)))
 
 
-def _in_steps(
-    reader: pq.ParquetFile, group: int, columns: Sequence[str], rows_at_once: int, limit: int
-) -> pa.Table:
-    """So many rows at a time, until it becomes too large."""
-    batches: list[pa.RecordBatch] = []
+def _up_to(limit: int, steps: Iterable[pa.RecordBatch], group: int) -> Iterator[pa.RecordBatch]:
     num_bytes = 0
-    for batch in reader.iter_batches(rows_at_once, row_groups=[group], columns=list(columns)):
+    for batch in steps:
         num_bytes += batch.nbytes
         _check(group, num_bytes, limit)
-        batches.append(batch)
-    return pa.Table.from_batches(batches)
+        yield batch
 
 
 def _check(group: int, num_bytes: int, limit: int) -> None:
@@ -131,9 +125,35 @@ def held_rows(file: ParquetFile, path: str, filter: Any) -> Iterator[Int64Array]
             yield int(starts[part.row_groups[0].id]) + rows
 
 
-def _opened(path: str, store: Store, metadata: Any, content: StoreFile) -> pq.ParquetFile:
-    import pyarrow.parquet as pq  # 20 ms, which other formats need not wait for
+class _Content:
+    """The bytes of a file: mapped where it is local, else the column chunks that are wanted, all
+    read at once."""
 
-    local = store.local_path(path)
-    source: Any = local if local is not None else pa.PythonFile(content, mode="r")
-    return pq.ParquetFile(source, metadata=metadata, memory_map=local is not None, pre_buffer=False)
+    def __init__(self, path: str, store: Store, chunks: Sequence[Chunk]) -> None:
+        local = store.local_path(path)
+        self._mapped = None if local is None else pa.memory_map(local)
+        self._remote = StoreFile(store, path)
+        if self._mapped is None:
+            self._remote.hold([(chunk.offset, chunk.num_bytes) for chunk in chunks])
+
+    def __enter__(self) -> _Content:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._mapped is not None:
+            self._mapped.close()
+
+    def at(self, offset: int, length: int) -> bytes | memoryview:
+        """These bytes, fewer only where the file ends."""
+        if self._mapped is None:
+            return self._remote.at(offset, length)
+        self._mapped.seek(offset)
+        return memoryview(self._mapped.read_buffer(length)).cast("B")
+
+    def opened(self, metadata: Any) -> pq.ParquetFile:
+        import pyarrow.parquet as pq  # 20 ms, which other formats need not wait for
+
+        source: Any = self._mapped
+        if source is None:
+            source = pa.PythonFile(self._remote, mode="r")
+        return pq.ParquetFile(source, metadata=metadata, pre_buffer=False)

@@ -33,7 +33,7 @@ _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8
 _PAGE_HEADERS = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 """Field of a page's own header -> field of its encoding in there."""
 
-Read: TypeAlias = Callable[[int, int], bytes]
+Read: TypeAlias = Callable[[int, int], bytes | memoryview]
 """(offset, length) -> the bytes of a file there, fewer only where it ends."""
 
 
@@ -152,7 +152,7 @@ def _row_group(raw: dict[int, Any], size: int) -> RowGroup:
 class _Compact:
     """Reads Thrift's compact protocol into dicts of field numbers, and lists."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
         self.place = 0
         """Behind what was read."""
@@ -196,7 +196,7 @@ class _Compact:
         self.place += 1
         return self._data[self.place - 1]
 
-    def _bytes(self, length: int) -> bytes:
+    def _bytes(self, length: int) -> bytes | memoryview:
         start, self.place = self.place, self.place + length
         if self.place > len(self._data):
             raise ValueError("a text runs past the end")

@@ -123,8 +123,8 @@ def _largest(read: Read, chunk: Chunk, pages: Sequence[Page]) -> int:
             return page.num_unpacked_bytes
         content = read(page.offset, page.num_bytes)
         if chunk.codec:
-            size = page.num_unpacked_bytes
-            content = bytes(pa.decompress(content, size, codec=_CODECS[chunk.codec]))
+            packed, size = pa.py_buffer(content), page.num_unpacked_bytes
+            content = memoryview(pa.decompress(packed, size, codec=_CODECS[chunk.codec]))
         place = 0
         while place + 4 <= len(content):
             (length,) = struct.unpack_from("<I", content, place)

@@ -26,6 +26,7 @@ from iopipe.protocols import (
     Store,
 )
 from iopipe.readers.checksums import fingerprint
+from iopipe.readers.damage import open_shards
 from iopipe.readers.encoder import Finished
 from iopipe.readers.formats import Format, OpenOptions, WriteOptions
 from iopipe.readers.gather import fill_rows, gather, plan_gathering
@@ -50,8 +51,10 @@ class TokenSource:
         if options.columns not in (None, (COLUMN,)):
             raise PipelineError(f"token files have the one column {COLUMN!r}")
         self.shards = tuple(shards)
-        found = [_documents(shard, store, options) for shard in self.shards]
-        dtypes = {dtype for dtype, _, _ in found}
+        opened, self.faults = open_shards(
+            self.shards, lambda shard: _documents(shard, store, options), options.on_error
+        )
+        dtypes = {documents[0] for documents in opened if documents is not None}
         if len(dtypes) > 1:
             raise DataError(f"its shards hold tokens of several types: {sorted(map(str, dtypes))}")
         self.dtype: np.dtype[Any] = dtypes.pop() if dtypes else np.dtype(options.token_dtype)
@@ -62,9 +65,9 @@ class TokenSource:
         of_type = pa.from_numpy_dtype(self.dtype)
         kind = pa.list_(of_type) if self.window is None else pa.list_(of_type, self.window)
         self.schema = pa.schema([(COLUMN, kind)])
-        self.faults: Sequence[DataError] = ()
-        self._rows = Rows([len(offsets) for _, offsets, _ in found])
         none = np.empty(0, np.int64)
+        found = [documents or (self.dtype, none, none) for documents in opened]
+        self._rows = Rows([len(offsets) for _, offsets, _ in found])
         self._offsets = np.concatenate([none, *(offsets for _, offsets, _ in found)])
         self.lengths: Int64Array = np.concatenate([none, *(lengths for _, _, lengths in found)])
         """[n]: tokens of each sample, for packing and bucketing."""

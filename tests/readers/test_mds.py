@@ -85,6 +85,11 @@ def test_unpacked_size_is_limited(datasets: dict[str, Path]) -> None:
     source = open_source(datasets["zstd"], options=OpenOptions(max_sample_bytes=100))
     with pytest.raises(DataError, match="allowed are 100"):
         source.samples([0], PosixStore())
+    raw = open_source(datasets["none"], options=OpenOptions(max_sample_bytes=200))
+    assert len(raw.samples([0], PosixStore())) == 1
+    with pytest.raises(DataError, match="allowed are 200") as caught:
+        raw.samples([0, 29], PosixStore())
+    assert caught.value.row == 1
 
 
 def _copied(source: Path, target: Path) -> Path:

@@ -175,3 +175,19 @@ def test_a_hostile_index_is_an_error(tmp_path: Path, damage: Callable[[bytes], b
     index.write_bytes(damage(index.read_bytes()))
     with pytest.raises(DataError):
         open_source(tmp_path / "a.bin")
+
+
+def test_a_damaged_file_is_left_out_or_raised(tmp_path: Path, store: Store) -> None:
+    for name in "abc":
+        _megatron(tmp_path / name, [[[1, 2, 3]], [[4, ord(name)]]], "uint16")
+    with open(tmp_path / "b.bin", "r+b") as file:
+        file.truncate(4)
+    paths = [tmp_path / f"{name}.bin" for name in "abc"]
+    with pytest.raises(DataError, match=r"b\.idx"):
+        open_source(paths)
+    source = open_source(paths, on_error="skip")
+    assert len(source.faults) == 1 and source.shards == tuple(map(str, paths))
+    assert _read(source, store) == [[1, 2, 3], [4, ord("a")], [1, 2, 3], [4, ord("c")]]
+    assert source.locate(2).shard == str(paths[2])
+    windows = open_source(paths, on_error="skip", options=OpenOptions(window=2))
+    assert len(windows) == 2 + 2
