@@ -140,7 +140,8 @@ def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ..
         raise PipelineError(_uneven(name, sorted(shapes)))
     (shape,) = shapes
     # As `_stacked` has it within a chunk: how samples are cut must not show in a batch.
-    dtype = np.result_type(*{part.dtype for part in parts})
+    dtypes = {part.dtype for part in parts}
+    dtype = np.result_type(*dtypes) if len(dtypes) > 1 else dtypes.pop()
     try:
         _torch_dtype(dtype)
     except (TypeError, ValueError) as error:
