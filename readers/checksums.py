@@ -167,6 +167,7 @@ class VerifiedSource:
         self.schema = source.schema
         self.digest = source.digest
         self.faults = source.faults
+        self.mean_bytes: float | None = getattr(source, "mean_bytes", None)
         self._source = source
         self._noted = noted
 

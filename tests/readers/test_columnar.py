@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iopipe.errors import DataError, IopipeError, PipelineError
+from iopipe.plan import mean_sample_bytes
 from iopipe.readers import (
     DatasetWriter,
     OpenOptions,
@@ -153,6 +154,7 @@ def test_what_we_write_others_read(tmp_path: Path, format: str, compression: str
     assert theirs["text"][:] == [sample["text"] for sample in expected]
     source = open_source(folder, verify="sample")
     assert source.samples([24, 3], PosixStore()).keys == ["k24", "k3"]
+    assert mean_sample_bytes(source) == mean_sample_bytes(open_source(folder)) > 10
     assert verify_dataset(folder).is_intact
 
 
