@@ -118,7 +118,8 @@ def _laid_out(columns: Mapping[str, Sequence[Any]], places: Mapping[str, Place])
 
 def _common(name: str, parts: Sequence[npt.NDArray[Any]]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     # As within a chunk (`_stacked`): how samples are cut must not show in a batch.
-    common = np.result_type(*{part.dtype for part in parts})
+    dtypes = {part.dtype for part in parts}
+    common = np.result_type(*dtypes) if len(dtypes) > 1 else parts[0].dtype
     kinds = {(part.shape[1:], common) for part in parts}
     if len(kinds) > 1:
         raise PipelineError(_uneven(name, [shape for shape, _ in kinds]))
