@@ -5,7 +5,7 @@ tried more than twice while the load is the same, so that under a constant load 
 moves is finite; nothing is ever set that the budget refuses.
 
     climbing   measure, try the most promising move, keep it if more samples come through by more
-               than noise, else undo it; fed, or nothing left to try: settled
+               than noise, else undo it; fed over three windows, or nothing left to try: settled
     undone     what is kept is measured again after a move that seemed to do harm, and before
                settling; where it is slower than it was, others use the machine more than before,
                and what was undone meanwhile is tried once more, and only once
@@ -35,7 +35,7 @@ _MIN_GAIN = 0.02
 _MAX_NOISE = 0.10
 _CLEARLY_WORSE = -0.10
 _MAX_WINDOWS = 3
-"""Of one trial that could be either."""
+"""Of one trial that could be either, and of what seems fed."""
 _CHANGED_RATE = 0.25
 _CHANGED_STARVED = 0.10
 _PATIENCE = 2
@@ -89,6 +89,8 @@ class Policy:
         self._trial: Move | None = None
         self._seen: Measurement | None = None
         self._num_windows = 0
+        self._num_fed = 0
+        """Windows in a row that said fed, `_base` over all of them."""
         self._visited = {_key(values)}
         self._undone: set[Key] = set()
         """Since what is kept was measured."""
@@ -111,9 +113,12 @@ class Policy:
             return self._watch(measured)
         if self._trial is not None:
             return self._judge(self._trial, measured)
-        self._base = measured
-        self._doubt(measured)
-        return self._next(measured)
+        if self._num_fed and self._base is not None:
+            self._base = self._base.and_then(measured)
+        else:
+            self._base = measured
+            self._doubt(measured)
+        return self._next(self._base)
 
     # ---- climbing --------------------------------------------------------------------
 
@@ -131,7 +136,11 @@ class Policy:
 
     def _next(self, base: Measurement) -> list[Decision]:
         if base.starved < _FED:
+            self._num_fed += 1
+            if self._num_fed < _MAX_WINDOWS:
+                return []  # bursts may lie further apart than one window is long
             return [self._settle(f"fed, starved {100 * base.starved:.1f} %")]
+        self._num_fed = 0
         for move in moves(self._knobs, self.kept, base, lambda new: self._refusal(new, base)):
             if _key(move.values) in self._visited:
                 continue
@@ -174,6 +183,7 @@ class Policy:
 
     def _settle(self, evidence: str) -> Decision:
         self.is_settled = True
+        self._num_fed = 0
         self._watched, self._num_watched, self._num_changed = None, 0, 0
         fruitless = _key(self.kept) == self._climb_began_at
         self._patience = min(_MAX_PATIENCE, 2 * self._patience) if fruitless else _PATIENCE

@@ -157,13 +157,24 @@ def test_bursts_that_a_window_missed_are_noticed_later() -> None:
     fed = machine.measure(machine.worst())
     starved = replace(fed, rate=0.85 * fed.rate, starved=0.15, causes={"decode": 0.15})
     policy = _policy(machine)
-    assert [one.what for one in policy.observe(fed)] == ["settle"]
+    settled = [one.what for _ in range(3) for one in policy.observe(fed)]
+    assert settled == ["settle"]
     decisions: list[Decision] = []
     for number in range(12):
         decisions += policy.observe(starved if number % 3 == 2 else fed)
     assert decisions[0].what == "climb"
     assert "starved 0 % before" in decisions[0].evidence
     assert decisions[1].what == "try"
+
+
+def test_one_window_that_seems_fed_settles_nothing() -> None:
+    machine = MACHINES["a slow step"]()
+    fed = machine.measure(machine.worst())
+    starved = replace(fed, rate=0.85 * fed.rate, starved=0.15, causes={"decode": 0.15})
+    policy = _policy(machine)
+    assert policy.observe(fed) == policy.observe(fed) == []
+    (decision,) = policy.observe(starved)
+    assert decision.what == "try" and "starved 5 % (decode 15 %)" in decision.evidence
 
 
 def test_what_starts_beyond_its_range_holds_up_no_other() -> None:
