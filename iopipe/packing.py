@@ -296,6 +296,12 @@ class PackedPlan:
                 "packed documents: the state was saved with other data"
             )
 
+    def details(self, cursor: Cursor) -> dict[str, Any]:
+        """Where the group begins whose sequences come next."""
+        sequence, (group, _) = self._groups.sequence, split_position(cursor.position)
+        begin = group * self._groups.packing.look_ahead
+        return sequence.details(cursor.epoch, min(begin, sequence.num_positions(cursor.epoch)))
+
     # ---- the stream of sequences -----------------------------------------------------
 
     def _epoch(self, entry: Cursor) -> Iterator[Task]:

@@ -111,6 +111,10 @@ class Plan(Protocol):
         """What decides which part of an epoch a rank gets, as plain values."""
         ...
 
+    def details(self, cursor: Cursor) -> dict[str, Any]:
+        """What else people may want to know of a saved place, as plain values."""
+        ...
+
 
 def epoch_by_epoch(
     tasks_of: Callable[[Cursor], Iterator[Task]], cursor: Cursor, *, end_epoch: int | None
@@ -173,6 +177,9 @@ class SamplePlan:
 
     def check(self, cursor: Cursor) -> None:
         self.order.num_left(cursor)
+
+    def details(self, cursor: Cursor) -> dict[str, Any]:
+        return self.order.sequence.details(cursor.epoch, cursor.position)
 
     def share(self) -> dict[str, Any]:
         return {

@@ -187,7 +187,7 @@ class Run:
         return {
             **self._identity(),
             **self._progress.state(),
-            **self._spec.plan.order.sequence.details(cursor.epoch, cursor.position),
+            **self._spec.plan.details(cursor),
             "quarantined": self._quarantined_now(),
         }
 

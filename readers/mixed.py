@@ -62,6 +62,13 @@ class MixedSource:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def lengths(self) -> Int64Array | None:
+        """int64 [n]: tokens of each sample; None where one of the sources does not know."""
+        found = [getattr(source, "lengths", None) for source in self.sources]
+        known = [part for part in found if part is not None]
+        return np.concatenate(known) if len(known) == len(found) else None
+
     def locate(self, sample_id: int) -> Location:
         parts, own = self._rows.place([sample_id])
         return self.sources[int(parts[0])].locate(int(own[0]))

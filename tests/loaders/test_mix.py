@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import iopipe
 from iopipe import DatasetWriter, Pipeline, PipelineError, StateError
+from iopipe.audit import audit_ledgers
 
 
 def write(folder: Path, name: str, num_samples: int) -> Pipeline:
@@ -150,6 +152,80 @@ def test_sources_have_the_same_columns(pair: dict[str, Pipeline], tmp_path: Path
 def test_samples_without_lengths_are_not_mixed_by_token(pair: dict[str, Pipeline]) -> None:
     with pytest.raises(PipelineError, match="does not say how long its samples are"):
         iopipe.mix(pair, weights=WEIGHTS, by="token")
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> dict[str, Pipeline]:
+    """Documents of one token each, again and again: 1000 + d in 'web', 5000 + d in 'books'."""
+    draws = np.random.default_rng(0)
+    for name, first, num_documents in (("web", 1000, 200), ("books", 5000, 80)):
+        lengths = draws.integers(1, 30, num_documents)
+        parts = [[first + d] * int(length) + [0] for d, length in enumerate(lengths)]
+        np.concatenate(parts).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
+    options = iopipe.OpenOptions(eos_token=0)
+    return {
+        name: iopipe.read(iopipe.open_source(tmp_path / f"{name}.bin", options=options)).shuffle(1)
+        for name in ("web", "books")
+    }
+
+
+@pytest.mark.parametrize("method", ["best_fit", "concat"])
+def test_a_mixture_of_documents_is_packed(
+    corpora: dict[str, Pipeline], method: Any, tmp_path: Path
+) -> None:
+    """Every document as often as the mixture has it, with all of its tokens."""
+    mixed = iopipe.mix(corpora, weights=WEIGHTS)
+    with mixed.run() as run:
+        documents = [sample["tokens"] for sample in run]
+    assert len(documents) > 280  # 'books' ends later: 'web' begins again
+    packed = mixed.pack(64, method=method, look_ahead=32).batch(4)
+    with packed.run(ledger=tmp_path / "ledgers") as run:
+        batches = [batch["tokens"] for batch in run]
+    report = audit_ledgers([tmp_path / "ledgers"], source=mixed.source)
+    assert not report.problems and [epoch.is_finished for epoch in report.epochs] == [True]
+    found = torch.cat(batches).flatten()
+    expected = np.sort(np.concatenate([np.frombuffer(one, np.uint16) for one in documents]))
+    num_padding = found.numel() - len(expected)
+    assert np.array_equal(np.sort(found.numpy())[num_padding:], expected)
+
+
+@pytest.mark.parametrize("worlds", [(1, 3), (2, 1)])
+def test_a_packed_mixture_goes_on_anywhere(
+    corpora: dict[str, Pipeline], worlds: tuple[int, int]
+) -> None:
+    mixed = iopipe.mix(corpora, weights=WEIGHTS)
+    packed = mixed.pack(64, look_ahead=32)
+    with packed.run() as run:
+        expected = sorted(sample["tokens"].tobytes() for sample in run)
+    seen, states = [], []
+    for rank in range(worlds[0]):
+        with packed.split(rank, worlds[0], tail="wrap").run() as run:
+            seen += [next(run)["tokens"].tobytes() for _ in range(24 // worlds[0])]
+            states.append(json.loads(json.dumps(run.state_dict())))
+    assert states.count(states[0]) == worlds[0]
+    for rank in range(worlds[1]):
+        with packed.split(rank, worlds[1], tail="wrap").run() as run:
+            run.load_state_dict(states[0])
+            seen += [sample["tokens"].tobytes() for sample in run]
+    assert set(seen) == set(expected)
+    assert len(expected) <= len(seen) < len(expected) + worlds[1]
+    group = states[0]["position"] >> 32
+    with mixed.run() as run:
+        for _ in range(group * 32):
+            next(run)
+        assert group and states[0]["sources"] == run.state_dict()["sources"]
+
+
+def test_documents_of_a_mixture_come_by_length(corpora: dict[str, Pipeline]) -> None:
+    mixed = iopipe.mix(corpora, weights=WEIGHTS).bucket(64).batch(8, pad={"tokens": 0})
+    with mixed.run() as run:
+        lengths = [batch["tokens_lengths"] for batch in run]
+    plain = iopipe.mix(corpora, weights=WEIGHTS).batch(8, pad={"tokens": 0})
+    with plain.run() as run:
+        unsorted = [batch["tokens_lengths"] for batch in run]
+    spread = [sum(int(one.max() - one.min()) for one in ways) for ways in (lengths, unsorted)]
+    assert sorted(torch.cat(lengths).tolist()) == sorted(torch.cat(unsorted).tolist())
+    assert spread[0] < spread[1] / 2
 
 
 def test_packed_pipelines_are_not_mixed(tmp_path: Path) -> None:
