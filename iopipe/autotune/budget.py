@@ -16,7 +16,7 @@ from iopipe.autotune.measurement import Measurement
 from iopipe.autotune.setting import Knob, Values
 from iopipe.meter.cores import usable_cores
 from iopipe.order.ranks import detect_local_ranks
-from iopipe.topology.cgroups import memory_limit, memory_used, quota_cpus
+from iopipe.topology.cgroups import memory_left, quota_cpus
 from iopipe.topology.tree import Tree
 
 _SHARE_OF_MEMORY = 0.5
@@ -83,17 +83,12 @@ def system_budget(*, share: float = _SHARE_OF_MEMORY, root: Path = Path("/")) ->
 
 def free_memory(tree: Tree) -> int | None:
     """Bytes that could be taken now, clean pages of files included; None where nothing says."""
-    found = [one for one in (_available(tree), _left_in_group(tree)) if one is not None]
+    found = [one for one in (_available(tree), memory_left(tree)) if one is not None]
     return max(0, min(found)) if found else None
 
 
 def _available(tree: Tree) -> int | None:
     return _kilobytes(tree, "proc/meminfo", "MemAvailable:")
-
-
-def _left_in_group(tree: Tree) -> int | None:
-    limit, used = memory_limit(tree), memory_used(tree)
-    return None if limit is None or used is None else limit - used
 
 
 def _kilobytes(tree: Tree, file: str, name: str) -> int | None:
