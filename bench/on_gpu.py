@@ -101,7 +101,7 @@ def run_steps(
 def _ended(step: Step, places: Mapping[str, str], log: Any) -> str:
     arguments = [part.format(**places) for part in step.command]
     command = [*step.under, sys.executable, "-m", *arguments]
-    environment = {**os.environ, **step.environment}
+    environment = {**os.environ, "IOPIPE_IMAGES": places["images"], **step.environment}
     try:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -129,7 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     places = {"images": str(options.images), "memory": options.memory}
-    os.environ["IOPIPE_IMAGES"] = places["images"]
     rows = run_steps({name: STEPS[name] for name in options.only or STEPS}, options.out, places)
     write_results(
         options.out / "steps.json",
