@@ -22,24 +22,12 @@ import numpy as np
 
 from iopipe.errors import PipelineError
 from iopipe.meter.distribution import Distribution
+from iopipe.meter.figures import IDLE_CAUSES, NOT_INPUT
 from iopipe.meter.timeline import QUANTILES, Timeline
 from iopipe.protocols import Int64Array
 
-CAUSES = (
-    "storage",
-    "decode",
-    "transform",
-    "collate",
-    "queue",
-    "h2d",
-    "gpu_decode",
-    "loader",
-    "launch",
-    "other_host",
-)
+CAUSES = (*(name for name in IDLE_CAUSES if name not in NOT_INPUT), "loader", *NOT_INPUT)
 """What a stream can have stood idle for; a history has a column for each."""
-OWN_CAUSES = frozenset({"launch", "other_host"})
-"""Idle time that faster input would not win back: no stall."""
 
 _STARTED, _ENDED = 0, 1
 _NUM_TIMES = 2
@@ -78,7 +66,7 @@ class History:
         self._buckets = _Buckets(num_buckets, 1 + len(self.causes))
         self._steps = Distribution()
         self._stalls = Distribution()
-        self._stalling = [name not in OWN_CAUSES for name in self.causes]
+        self._stalling = [name not in NOT_INPUT for name in self.causes]
         self._lock = threading.Lock()
 
     @property

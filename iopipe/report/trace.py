@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from iopipe.errors import DataError
-from iopipe.meter.history import OWN_CAUSES, History
+from iopipe.meter.figures import NOT_INPUT
+from iopipe.meter.history import History
 from iopipe.meter.timeline import Timeline
 from iopipe.report.content import Reported, content_of, timeline_of
 from iopipe.report.page import write_at_once
@@ -104,7 +105,7 @@ def _bucket_events(timeline: Timeline, offset_us: float) -> Iterator[Event]:
 def _idle_events(idle: dict[str, int], start_us: float, length_us: float) -> Iterator[Event]:
     end_us = {track: start_us + length_us for track in (_STALLS, _COPIES, _HOST)}
     for cause in reversed(idle):
-        tracks = [_HOST if cause in OWN_CAUSES else _STALLS]
+        tracks = [_HOST if cause in NOT_INPUT else _STALLS]
         tracks += [_COPIES] * (cause in _COPY_CAUSES)
         for track in tracks:
             begin_us = max(end_us[track] - idle[cause] / 1e3, start_us)

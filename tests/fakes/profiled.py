@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from iopipe.meter.history import OWN_CAUSES, History
+from iopipe.meter.figures import NOT_INPUT
+from iopipe.meter.history import History
 
 STEP_NS = 9_000_000
 
@@ -35,7 +36,7 @@ def report_of(history: History, **changes: Any) -> dict[str, Any]:
     totals = timeline.sums.sum(axis=0).tolist()
     shares = [value / max(totals[0], 1) for value in totals[1:]]
     causes = dict(zip(timeline.causes, shares, strict=True))
-    stalled = sum(share for name, share in causes.items() if name not in OWN_CAUSES)
+    stalled = sum(share for name, share in causes.items() if name not in NOT_INPUT)
     return {
         "schema": 1,
         "num_steps": timeline.num_steps,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from iopipe.errors import DataError, PipelineError
 from iopipe.meter.distribution import RELATIVE_ERROR, Distribution
-from iopipe.meter.history import CAUSES, OWN_CAUSES, History
+from iopipe.meter.figures import NOT_INPUT
+from iopipe.meter.history import CAUSES, History
 from iopipe.meter.timeline import QUANTILES, Timeline
 from iopipe.protocols import Int64Array
 
@@ -71,7 +72,7 @@ def test_buckets_are_what_a_list_of_steps_gives(
 def test_quantiles_are_those_of_all_steps(steps: Steps) -> None:
     timeline = _filled(steps, num_recent=50, num_buckets=8).timeline()
     table = _table(steps)
-    stalling = [0, *(n + 1 for n, name in enumerate(CAUSES) if name not in OWN_CAUSES)][1:]
+    stalling = [0, *(n + 1 for n, name in enumerate(CAUSES) if name not in NOT_INPUT)][1:]
     for found, values in (
         (timeline.step_ms, table[:, 0]),
         (timeline.stall_ms, table[:, stalling].sum(axis=1)),
